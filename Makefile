@@ -1,0 +1,45 @@
+# One entry for each tool. `make setup` needs only Python 3.11+ with venv; everything else goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: setup demo test lint format types lock clean
+
+setup: $(STAMP)
+
+# torch goes first and through pip, which takes a CPU build where one is offered; uv then installs the rest fast.
+$(STAMP): requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv==0.13.9
+	$(BIN)/python -m pip install --quiet $$(grep '^torch==' requirements.lock)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $(STAMP)
+
+demo: setup ## the sample capture through the Airflow DAG, to out/demo/model.glb
+	$(BIN)/scan2twin demo --out out/demo
+
+test: setup ## every test
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: setup
+	$(BIN)/mypy
+
+lock: ## resolve every dependency again (the CUDA packages that torch may pull stay with torch)
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-header \
+	  --output-file requirements.lock $(foreach p,$(CUDA_PACKAGES),--no-emit-package $(p))
+
+CUDA_PACKAGES := triton nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 \
+  nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
+  nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx cuda-bindings cuda-pathfinder cuda-toolkit
+
+clean:
+	rm -rf .venv out build *.egg-info

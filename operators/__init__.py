@@ -1,0 +1,1 @@
+"""Airflow operators built from the one description of the stages."""

@@ -1,0 +1,1 @@
+"""From raw frames to the dataset: validate, condition, compensate poses, mask."""

@@ -1,0 +1,1 @@
+"""From the dataset to the model: differentiable rendering, textures, export."""

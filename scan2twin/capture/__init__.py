@@ -1,0 +1,1 @@
+"""The capture bundle: models, reader, writer, JSON Schema."""

@@ -1,0 +1,127 @@
+"""Typed configuration: one section a stage, presets, unknown keys refused.
+
+The resolved section of a stage is part of its fingerprint and is recorded in its manifest, so a section holds
+only what changes the stage's output.
+"""
+
+import json
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from scan2twin.errors import ConfigError
+
+
+class Preset(StrEnum):
+    """How much time a model may take."""
+
+    DRAFT = "draft"
+    STANDARD = "standard"
+    HIGH = "high"
+
+
+class Section(BaseModel):
+    """Base of every configuration section: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ValidateConfig(Section):
+    """Options of the validate stage."""
+
+    min_frames: int = Field(8, ge=3, description="fewest usable frames that a capture may have")
+
+
+class ConditionConfig(Section):
+    """Options of the condition stage."""
+
+    long_side: int = Field(1280, ge=128, le=8192, description="longest side of a conditioned frame, pixels")
+
+
+class CompensatePosesConfig(Section):
+    """Options of the compensate_poses stage."""
+
+
+class MaskConfig(Section):
+    """Options of the mask stage."""
+
+    resolution: int = Field(512, ge=64, le=2048, description="side of a square crop, pixels")
+    margin: float = Field(0.1, ge=0, le=1, description="space kept round the projected object box, as a share")
+    heldout_every: int = Field(8, ge=0, description="every n-th view is held out to measure; 0 holds none out")
+
+
+class ReconstructConfig(Section):
+    """Options of the reconstruct stage."""
+
+    iterations: int = Field(900, ge=1, le=100_000)
+    resolution: int = Field(256, ge=32, le=2048, description="side of the images optimised against, pixels")
+    grid: int = Field(40, ge=8, le=256, description="tetrahedral grid cells along the longest side, finest level")
+    seed: int = Field(0, ge=0)
+
+
+class ExportConfig(Section):
+    """Options of the export stage."""
+
+    texture_size: int = Field(1024, ge=64, le=8192, description="side of a texture, pixels")
+    turntable_frames: int = Field(48, ge=0, le=720, description="frames of turntable.mp4; 0 makes none")
+    turntable_size: int = Field(512, ge=64, le=2048, description="side of a turntable frame, pixels")
+
+
+class PublishConfig(Section):
+    """Options of the publish stage."""
+
+
+class PipelineConfig(Section):
+    """Every stage's section."""
+
+    # `validate` is the stage's name; pydantic's deprecated method of that name is not used anywhere.
+    validate_: ValidateConfig = Field(default_factory=ValidateConfig, alias="validate")
+    condition: ConditionConfig = Field(default_factory=ConditionConfig)
+    compensate_poses: CompensatePosesConfig = Field(default_factory=CompensatePosesConfig)
+    mask: MaskConfig = Field(default_factory=MaskConfig)
+    reconstruct: ReconstructConfig = Field(default_factory=ReconstructConfig)
+    export: ExportConfig = Field(default_factory=ExportConfig)
+    publish: PublishConfig = Field(default_factory=PublishConfig)
+
+    def section(self, stage: str) -> Section:
+        """Return the section of the stage called `stage`."""
+        section: Section = getattr(self, "validate_" if stage == "validate" else stage)
+        return section
+
+
+# What each preset changes against the defaults (which are `standard`).
+PRESETS: dict[Preset, dict[str, dict[str, Any]]] = {
+    Preset.DRAFT: {"reconstruct": {"iterations": 300, "grid": 32}, "export": {"texture_size": 512}},
+    Preset.STANDARD: {},
+    Preset.HIGH: {
+        "reconstruct": {"iterations": 3000, "resolution": 512, "grid": 64},
+        "export": {"texture_size": 2048},
+    },
+}
+
+
+def resolve_config(preset: str, overrides: dict[str, Any]) -> PipelineConfig:
+    """Merge a preset with overrides of the form `{"reconstruct": {"iterations": 500}}` and check the result.
+
+    Raises:
+        ConfigError: a section, key or value is unknown or out of range; every reason is listed.
+
+    """
+    merged: dict[str, Any] = {name: dict(values) for name, values in PRESETS[Preset(preset)].items()}
+    for name, values in overrides.items():
+        if not isinstance(values, dict):
+            raise ConfigError(f"config: {name}: expected a section with keys, got {json.dumps(values, default=str)}")
+        merged[name] = {**merged.get(name, {}), **values}
+    try:
+        return PipelineConfig.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(*(_reason(item) for item in error.errors())) from None
+
+
+def _reason(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"])
+    got = json.dumps(item["input"], default=str)[:120]
+    if item["type"] == "extra_forbidden":
+        return f"config: {where}: no such option (value {got}); remove it or check its spelling"
+    return f"config: {where}: {item['msg']}, got {got}"

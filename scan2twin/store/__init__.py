@@ -1,0 +1,1 @@
+"""The artifact store: where every stage finds its inputs and leaves its output."""
