@@ -32,6 +32,23 @@ class Document(BaseModel):
         path.write_text(self.model_dump_json(indent=1), encoding="utf-8")
 
 
+class UnusableFrame(Document):
+    """A frame that no later stage reads, and why."""
+
+    index: int  # `i` of the capture's frames.jsonl
+    reasons: list[str]
+
+
+class Validation(Document):
+    """`validate/validation.json`: which frames later stages may use."""
+
+    capture_id: str
+    frame_count: int
+    usable: list[int]  # `i` of the capture's frames.jsonl, in recording order
+    unusable: list[UnusableFrame]
+    warnings: list[str]
+
+
 class ConditionedFrame(Document):
     """A frame after `condition`: upright, undistorted, fx = fy, principal point at the image centre."""
 
@@ -58,6 +75,7 @@ class SourceCamera(Document):
     height: int
     intrinsics: Intrinsics
     distortion: list[float]  # OpenCV order, empty if none
+    mirrored: bool = False  # the stored raster is mirrored left to right; undone before the turn
     rotation_quarters: int = 0  # quarter turns counter-clockwise that made the image upright
 
 
