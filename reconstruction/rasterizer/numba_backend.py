@@ -1,0 +1,48 @@
+"""The CPU back end: thin, checked entry points to the numba kernels."""
+
+import torch
+from torch import Tensor
+
+from reconstruction.rasterizer.visibility import Interpolate, Rasterize
+
+
+class NumbaRasterizer:
+    """`Rasterizer` on the CPU, single-threaded; see the protocol for the meaning of every argument."""
+
+    def rasterize(self, clip_positions: Tensor, triangles: Tensor, resolution: tuple[int, int]) -> Tensor:
+        """Find the visible triangle of every pixel: (B, H, W, 4)."""
+        clip_positions = _checked("clip_positions", clip_positions, (None, None, 4))
+        triangles = _checked_triangles(triangles, clip_positions.shape[1])
+        rast: Tensor = Rasterize.apply(clip_positions, triangles, *resolution)  # type: ignore[no-untyped-call]
+        return rast
+
+    def interpolate(self, attributes: Tensor, rast: Tensor, triangles: Tensor) -> Tensor:
+        """Interpolate vertex attributes: (B, H, W, C)."""
+        attributes = _checked("attributes", attributes, (None, None, None))
+        rast = _checked("rast", rast, (None, None, None, 4))
+        triangles = _checked_triangles(triangles, attributes.shape[1])
+        if attributes.shape[0] not in (1, rast.shape[0]):
+            raise ValueError(f"attributes: batch {attributes.shape[0]} does not fit rast's batch {rast.shape[0]}")
+        out: Tensor = Interpolate.apply(attributes, rast, triangles)  # type: ignore[no-untyped-call]
+        return out
+
+
+def _checked(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> Tensor:
+    """Return `tensor` contiguous, after checking that it is float32 on the CPU with `shape` (None: any size)."""
+    fits = tensor.ndim == len(shape) and all(
+        want in (None, got) for want, got in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits or tensor.dtype != torch.float32 or tensor.device.type != "cpu":
+        raise ValueError(f"{name}: expected float32 {shape} on cpu, got {tensor.dtype} {tuple(tensor.shape)}")
+    return tensor.contiguous()
+
+
+def _checked_triangles(triangles: Tensor, vertices: int) -> Tensor:
+    """Return `triangles` contiguous, after checking every index against `vertices`: kernels check no bounds."""
+    if triangles.ndim != 2 or triangles.shape[1] != 3 or triangles.dtype != torch.int32:
+        raise ValueError(f"triangles: expected int32 (T, 3), got {triangles.dtype} {tuple(triangles.shape)}")
+    if triangles.numel() and (int(triangles.min()) < 0 or int(triangles.max()) >= vertices):
+        raise ValueError(
+            f"triangles: indices must lie in [0, {vertices}), got {triangles.min()} to {triangles.max()}"
+        )
+    return triangles.contiguous()
