@@ -1,1 +1,1 @@
-"""Airflow operators built from the one description of the stages."""
+"""Airflow operators built from the one description of the stages; they never import what the stages need."""

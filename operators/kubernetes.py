@@ -1,0 +1,78 @@
+"""The Kubernetes runner: a stage as a pod. Imported only when it is chosen, because it imports slowly."""
+
+from typing import Any
+
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.providers.cncf.kubernetes.pod_generator import make_safe_label_value
+from airflow.sdk.exceptions import AirflowException
+
+from operators.contract import manifest_reference, refuse_unknown_conf, stage_arguments, stage_failure
+from operators.pods import BASE_CONTAINER, CONTAINER_SECURITY, RESULT_FILE, gpus_of, pod_template
+from operators.settings import RunnerSettings
+from scan2twin.stages import Stage
+
+STARTUP_TIMEOUT_S = 900  # a CUDA image of several GB on a node that has never seen it
+LOG_INTERVAL_S = 60  # how often a deferred task comes back to copy the pod's log
+
+
+class KubernetesStageOperator(KubernetesPodOperator):  # type: ignore[misc]  # airflow is untyped here
+    """Run a stage as a pod, which is deleted with its task; GPU stages wait without occupying a worker."""
+
+    def __init__(self, *, stage: Stage, settings: RunnerSettings, **options: Any) -> None:
+        gpu = gpus_of(stage, settings) > 0
+        super().__init__(
+            name=f"scan2twin-{stage.name.replace('_', '-')}",
+            arguments=stage_arguments(stage, RESULT_FILE),
+            pod_template_dict=pod_template(stage, settings),
+            base_container_name=BASE_CONTAINER,
+            annotations={"scan2twin/capture": "{{ params.capture_id }}"},
+            do_xcom_push=True,
+            deferrable=gpu,
+            logging_interval=LOG_INTERVAL_S,
+            pool=settings.gpu_pool if gpu else "default_pool",
+            startup_timeout_seconds=STARTUP_TIMEOUT_S,
+            startup_check_interval_seconds=1,
+            on_finish_action="delete_pod",
+            log_events_on_failure=True,
+            log_pod_spec_on_failure=False,  # it would print the environment
+            xcom_sidecar_container_security_context=CONTAINER_SECURITY,
+            **options,
+        )
+        self.stage = stage.name
+
+    def execute(self, context: Any) -> dict[str, str] | None:
+        """Start the pod and wait for it, or hand the waiting over to the triggerer."""
+        refuse_unknown_conf(context["dag_run"].conf, context["dag"].params)
+        self.labels["scan2twin/capture"] = make_safe_label_value(context["params"]["capture_id"])
+        result = super().execute(context)
+        return manifest_reference(result) if result else None
+
+    def trigger_reentry(self, context: Any, event: dict[str, Any]) -> dict[str, str] | None:
+        """Take over again from the triggerer."""
+        result = super().trigger_reentry(context, event)
+        return manifest_reference(result) if result else None
+
+    def build_pod_request_obj(self, context: Any = None, **options: Any) -> Any:
+        """Return the pod; the sidecar uses the stage's own image, so that no second image is pulled."""
+        pod = super().build_pod_request_obj(context, **options)
+        image = pod.spec.containers[0].image
+        for sidecar in pod.spec.containers[1:]:
+            sidecar.image = image
+        return pod
+
+    def cleanup(self, pod: Any, remote_pod: Any, **options: Any) -> None:
+        """Delete the pod; raise what the stage's exit code means if it failed."""
+        try:
+            super().cleanup(pod, remote_pod, **options)
+        except AirflowException:
+            exit_code = _exit_code(remote_pod)
+            if not exit_code:  # the pod failed, not the stage: evicted, out of time, image not found
+                raise
+            raise stage_failure(self.stage, exit_code) from None
+
+
+def _exit_code(pod: Any) -> int | None:
+    for status in (pod.status.container_statuses or []) if pod and pod.status else []:
+        if status.name == BASE_CONTAINER and status.state and status.state.terminated:
+            return int(status.state.terminated.exit_code)
+    return None

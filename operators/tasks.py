@@ -1,0 +1,38 @@
+"""One Airflow task for each stage, by the runner of the settings."""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import chain
+
+from operators.settings import Runner, RunnerSettings
+from scan2twin.stages import STAGES, Stage
+
+MAX_RETRY_DELAY = timedelta(minutes=10)
+
+
+def stage_task(stage: Stage, settings: RunnerSettings) -> Any:
+    """Return the Airflow task that runs `stage`; call it inside a DAG's `with` block."""
+    options: dict[str, Any] = {
+        "task_id": stage.name,
+        "doc_md": f"**{stage.name}**: {stage.summary}. Reads {', '.join(stage.inputs)}.",
+        "retries": settings.retries,
+        "retry_delay": timedelta(seconds=settings.retry_delay_s),
+        "retry_exponential_backoff": True,
+        "max_retry_delay": MAX_RETRY_DELAY,
+    }
+    if settings.runner is Runner.KUBERNETES:
+        # Its import takes seconds and needs the Kubernetes provider.
+        from operators.kubernetes import KubernetesStageOperator
+
+        return KubernetesStageOperator(stage=stage, settings=settings, **options)
+    from operators.local import LocalStageOperator
+
+    return LocalStageOperator(stage=stage, **options)
+
+
+def stage_tasks(settings: RunnerSettings) -> list[Any]:
+    """Return one task for each of STAGES, each after the one before."""
+    tasks = [stage_task(stage, settings) for stage in STAGES]
+    chain(*tasks)
+    return tasks
