@@ -92,7 +92,7 @@ def _store(uri: str | None) -> str:
 
 
 def _numba() -> str:
-    importlib.import_module("reconstruction.rasterizer").get_rasterizer("numba")
+    importlib.import_module("reconstruction.rasterizer").get_rasterizer("numba", "cpu")
     return f"numba {_version('numba')}"
 
 

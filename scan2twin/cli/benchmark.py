@@ -21,7 +21,7 @@ def capture(
     out: Annotated[Path | None, typer.Option("--out", help="Keep the model in this folder.")] = None,
     json_: JsonOption = False,
 ) -> None:
-    """Run every stage on a capture twice, in a store of its own: time, memory, held-out views, distance to the truth."""
+    """Run every stage on a capture twice, in its own store: time, memory, held-out views, distance to the truth."""
     from scan2twin.benchmark import benchmark_capture, figures_json, print_figures
 
     figures = benchmark_capture(capture, truth, preset, out)
