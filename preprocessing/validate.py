@@ -132,7 +132,7 @@ def intrinsics_fault(intrinsics: Intrinsics, width: int, height: int) -> str | N
 
 def _capture_warnings(capture: Capture) -> Iterator[str]:
     if repeated := sum(before.t == frame.t for before, frame in pairwise(capture.frames)):
-        yield f"{repeated} frames have the same time as the frame before them; the recorder should stamp each"
+        yield f"frames with the same time as the frame before them: {repeated}; the recorder should stamp each"
     if not capture.document.scale.metric:
         yield "the capture has no metric scale: the model's size will not be in true metres"
 
