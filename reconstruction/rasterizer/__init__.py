@@ -9,7 +9,8 @@ Differentiable Rendering": clip-space input, `(u, v, z/w, triangle_id + 1)` outp
     image = rasterizer.antialias(color, rast, clip_positions, triangles)
 """
 
-from typing import Any, Literal, Protocol
+from importlib.util import find_spec
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -87,19 +88,26 @@ class Rasterizer(Protocol):
         ...
 
 
+def default_device() -> torch.device:
+    """Return the device a reconstruction runs on best: CUDA where nvdiffrast can use it, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() and find_spec("nvdiffrast") else "cpu")
+
+
 def get_rasterizer(name: RasterizerName, device: torch.device) -> Rasterizer:
-    """Return the named back end; "auto" takes nvdiffrast on CUDA devices when it is installed, else numba.
+    """Return the named back end for tensors on `device`; "auto" takes nvdiffrast on CUDA and numba on the CPU.
 
     Raises:
         ConfigError: the back end does not exist, is not installed, or cannot work on `device`.
 
     """
-    if name not in ("auto", "numba", "nvdiffrast"):
-        raise ConfigError(f"config: reconstruct.rasterizer: expected auto, numba or nvdiffrast, got {name!r}")
-    if name == "numba" or (name == "auto" and device.type != "cuda"):
-        from reconstruction.rasterizer.numba_backend import NumbaRasterizer
+    if name not in get_args(RasterizerName):
+        raise ConfigError(f"rasterizer: expected one of {', '.join(get_args(RasterizerName))}, got {name!r}")
+    if name == "nvdiffrast" or (name == "auto" and device.type == "cuda"):
+        from reconstruction.rasterizer.nvdiffrast_backend import NvdiffrastRasterizer
 
-        return NumbaRasterizer()
-    from reconstruction.rasterizer.nvdiffrast_backend import NvdiffrastRasterizer
+        return NvdiffrastRasterizer(device)
+    if device.type != "cpu":
+        raise ConfigError(f"rasterizer numba: works on the cpu only, got {device}; choose nvdiffrast")
+    from reconstruction.rasterizer.numba_backend import NumbaRasterizer
 
-    return NvdiffrastRasterizer(device)
+    return NumbaRasterizer()

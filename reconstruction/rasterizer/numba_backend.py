@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from reconstruction.rasterizer.silhouette import Antialias, build_topology
 from reconstruction.rasterizer.visibility import Interpolate, Rasterize
 
 
@@ -26,12 +27,33 @@ class NumbaRasterizer:
         out: Tensor = Interpolate.apply(attributes, rast, triangles)  # type: ignore[no-untyped-call]
         return out
 
+    def antialias(
+        self,
+        color: Tensor,
+        rast: Tensor,
+        clip_positions: Tensor,
+        triangles: Tensor,
+        topology: Tensor | None = None,
+    ) -> Tensor:
+        """Blend colours across silhouettes: (B, H, W, C)."""
+        rast = _checked("rast", rast, (None, None, None, 4))
+        color = _checked("color", color, (*rast.shape[:3], None))
+        clip_positions = _checked("clip_positions", clip_positions, (rast.shape[0], None, 4))
+        triangles = _checked_triangles(triangles, clip_positions.shape[1])
+        opposite = build_topology(triangles) if topology is None else topology
+        if opposite.shape != triangles.shape:
+            raise ValueError(f"topology: made for {opposite.shape[0]} triangles, not for {triangles.shape[0]}")
+        out: Tensor = Antialias.apply(color, rast, clip_positions, triangles, opposite)  # type: ignore[no-untyped-call]
+        return out
+
+    def build_topology(self, triangles: Tensor) -> Tensor:
+        """Build the edge adjacency: (T, 3) int32."""
+        return build_topology(_checked_triangles(triangles, 2**31 - 1))
+
 
 def _checked(name: str, tensor: Tensor, shape: tuple[int | None, ...]) -> Tensor:
     """Return `tensor` contiguous, after checking that it is float32 on the CPU with `shape` (None: any size)."""
-    fits = tensor.ndim == len(shape) and all(
-        want in (None, got) for want, got in zip(shape, tensor.shape, strict=True)
-    )
+    fits = tensor.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, tensor.shape, strict=True))
     if not fits or tensor.dtype != torch.float32 or tensor.device.type != "cpu":
         raise ValueError(f"{name}: expected float32 {shape} on cpu, got {tensor.dtype} {tuple(tensor.shape)}")
     return tensor.contiguous()
@@ -42,7 +64,5 @@ def _checked_triangles(triangles: Tensor, vertices: int) -> Tensor:
     if triangles.ndim != 2 or triangles.shape[1] != 3 or triangles.dtype != torch.int32:
         raise ValueError(f"triangles: expected int32 (T, 3), got {triangles.dtype} {tuple(triangles.shape)}")
     if triangles.numel() and (int(triangles.min()) < 0 or int(triangles.max()) >= vertices):
-        raise ValueError(
-            f"triangles: indices must lie in [0, {vertices}), got {triangles.min()} to {triangles.max()}"
-        )
+        raise ValueError(f"triangles: indices must lie in [0, {vertices}), got {triangles.min()} to {triangles.max()}")
     return triangles.contiguous()

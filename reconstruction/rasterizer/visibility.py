@@ -32,7 +32,7 @@ _EDGE_SLACK = -1e-9
 
 @njit(cache=True, nogil=True)
 def _near_clipped_bounds(p0: _Point, p1: _Point, p2: _Point) -> tuple[float, float, float, float]:
-    """Bounds in pixels of the part of a triangle beyond the near plane; vertices (x, y, z, w), x and y in pixels * w."""
+    """Bounds in pixels of the part of a triangle beyond the near plane; vertices (x, y, z, w), x, y in pixels * w."""
     points = (p0, p1, p2)
     x_min, x_max, y_min, y_max = np.inf, -np.inf, np.inf, -np.inf
     for i in range(3):
@@ -71,9 +71,7 @@ def _rasterize_forward(clip: Floats, triangles: Ints, rast: Floats) -> None:
                 x_min, x_max = min(sx0, sx1, sx2), max(sx0, sx1, sx2)
                 y_min, y_max = min(sy0, sy1, sy2), max(sy0, sy1, sy2)
             else:
-                x_min, x_max, y_min, y_max = _near_clipped_bounds(
-                    (x0, y0, z0, w0), (x1, y1, z1, w1), (x2, y2, z2, w2)
-                )
+                x_min, x_max, y_min, y_max = _near_clipped_bounds((x0, y0, z0, w0), (x1, y1, z1, w1), (x2, y2, z2, w2))
             # Clamped before the conversion to int, which is undefined for huge values; not-a-number fails the test.
             x_min, x_max = max(np.ceil(x_min), 0.0), min(np.floor(x_max), width - 1.0)
             y_min, y_max = max(np.ceil(y_min), 0.0), min(np.floor(y_max), height - 1.0)
