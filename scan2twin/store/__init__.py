@@ -37,7 +37,7 @@ def open_store(uri: str | None = None) -> ArtifactStore:
     if parts.scheme in ("s3+http", "s3+https"):
         from scan2twin.store.s3 import S3Store  # the client takes a third of a second to import
 
-        return S3Store.from_uri(uri)
+        return S3Store(uri)
     raise ConfigError(
         f"store: {parts.scheme}://…: no such kind of store; use a folder, file:///folder, s3+http://host:port or "
         "s3+https://host"
