@@ -6,7 +6,7 @@ only what changes the stage's output.
 
 import json
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -42,10 +42,16 @@ class ConditionConfig(Section):
 class CompensatePosesConfig(Section):
     """Options of the compensate_poses stage."""
 
+    smooth_anchor: bool = Field(True, description="smooth the anchor's jitter between corrections of the world frame")
+
 
 class MaskConfig(Section):
     """Options of the mask stage."""
 
+    backend: Literal["auto", "user", "u2netp"] = Field(
+        "auto",
+        description="where masks come from: auto = the capture's own where it has them, else the u2netp network",
+    )
     resolution: int = Field(512, ge=64, le=2048, description="side of a square crop, pixels")
     margin: float = Field(0.1, ge=0, le=1, description="space kept round the projected object box, as a share")
     heldout_every: int = Field(8, ge=0, description="every n-th view is held out to measure; 0 holds none out")
@@ -64,8 +70,9 @@ class ExportConfig(Section):
     """Options of the export stage."""
 
     texture_size: int = Field(1024, ge=64, le=8192, description="side of a texture, pixels")
-    turntable_frames: int = Field(48, ge=0, le=720, description="frames of turntable.mp4; 0 makes none")
-    turntable_size: int = Field(512, ge=64, le=2048, description="side of a turntable frame, pixels")
+    max_triangles: int = Field(100_000, ge=100, description="a finer mesh is decimated to this many triangles")
+    turntable_frames: int = Field(72, ge=0, le=720, description="frames of turntable.mp4, 24 a second; 0 makes none")
+    turntable_size: int = Field(512, ge=64, le=2048, multiple_of=2, description="side of a turntable frame, pixels")
 
 
 class PublishConfig(Section):
