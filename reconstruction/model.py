@@ -1,0 +1,57 @@
+"""The finished model as the exporters see it, and `model.json` that goes with it.
+
+The *model* frame is glTF's (2.0, §3.4): metres, right-handed, +Y up, the middle of the object's underside at
+the origin. Its axes are the reference frame's, so `model_to_reference` is a translation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reconstruction.atlas import UvMesh
+from scan2twin.frames import Document, Matrix4
+
+Image = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Material:
+    """Textures (S, S, 3) uint8, row 0 at v = 0; what is None is constant: `roughness`, metallic 0, no bumps."""
+
+    base_color: Image  # sRGB
+    metallic_roughness: Image | None = None  # linear, glTF 2.0 §3.9.2: G roughness, B metallic, R not used
+    normal: Image | None = None  # tangent space, +Y up the image (§3.9.3): 128, 128, 255 is the plain normal
+    roughness: float = 0.9  # a matt surface: a photographed colour already holds its highlights
+
+
+@dataclass(frozen=True)
+class TexturedModel:
+    """A mesh in the model frame and its material."""
+
+    mesh: UvMesh
+    material: Material
+    name: str  # of the object in the exported files
+    provenance: Mapping[str, Any]  # plain JSON, kept in the GLB's asset.extras
+
+
+class ModelInfo(Document):
+    """`model.json`."""
+
+    capture_id: str
+    metric: bool  # False: the numbers have no known unit
+    model_to_reference: Matrix4  # 4×4, row major: model frame to the reference anchor's frame
+    size_m: list[float]  # x, y, z extent of the mesh
+    triangles: int
+    vertices: int  # of the GLB, where a vertex on a seam counts once for each chart
+    texture_size: int  # side of a texture, texels
+
+
+def reference_from_model(vertices: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return `model_to_reference` (4, 4) for a mesh (V, 3) in the reference frame: origin at its floor's centre."""
+    low, high = vertices.min(axis=0), vertices.max(axis=0)
+    model_to_reference = np.eye(4)
+    model_to_reference[:3, 3] = ((low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2)
+    return model_to_reference

@@ -1,0 +1,222 @@
+"""Pictures of a finished model from given cameras, without a window or a GPU."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from reconstruction.atlas import UvMesh
+from reconstruction.bake import CPU, to_8bit
+from reconstruction.cameras import clip_from_camera, inverse_rigid, to_clip
+from reconstruction.color import linear_to_srgb, srgb_to_linear
+from reconstruction.gltf import read_glb
+from reconstruction.model import Material, ModelInfo
+from reconstruction.rasterizer import get_rasterizer
+from scan2twin.capture.models import Intrinsics
+from scan2twin.errors import InputError
+from scan2twin.progress import Progress
+
+Tensor = torch.Tensor
+Matrix = npt.NDArray[np.float64]
+
+SUPERSAMPLING = 2  # samples a pixel along each axis, under the rasteriser's own antialiasing of silhouettes
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".heic", ".exr", ".tif", ".tiff"}
+BLENDER_SIDE = 800  # pixels: side of the pictures where a transforms.json states none, as in NeRF's Blender scenes
+
+
+@dataclass(frozen=True)
+class View:
+    """A pinhole camera and the size of its picture."""
+
+    name: str  # of the picture, without suffix
+    camera_to_world: Matrix  # (4, 4) rigid, OpenGL axes
+    intrinsics: Intrinsics
+    width: int
+    height: int
+
+
+class Renderer:
+    """A textured mesh ready to be drawn many times."""
+
+    def __init__(self, mesh: UvMesh, material: Material) -> None:
+        vertices, _, faces = mesh.welded()
+        self._rasterizer = get_rasterizer("numba", CPU)
+        self._vertices, self._faces = torch.from_numpy(vertices), torch.from_numpy(faces)
+        self._topology = self._rasterizer.build_topology(self._faces)
+        self._uv, self._uv_faces = torch.from_numpy(mesh.uv)[None], torch.from_numpy(mesh.faces)
+        self._base_color = srgb_to_linear(torch.from_numpy(material.base_color).float() / 255)[None]
+        self._middle = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
+        self._radius = float(np.linalg.norm(vertices - self._middle, axis=1).max())
+
+    def draw(self, view: View) -> Tensor:
+        """Draw the mesh; returns (height, width, 4) float32, row 0 at the top.
+
+        The colour is linear light multiplied by the coverage in channel 3.
+        """
+        distance = float(np.linalg.norm(view.camera_to_world[:3, 3] - self._middle))
+        near, far = max(distance - 1.01 * self._radius, 0.001 * self._radius), distance + 1.01 * self._radius
+        projection = clip_from_camera(view.intrinsics, view.width, view.height, near, far)
+        clip_from_world = torch.from_numpy(projection @ inverse_rigid(view.camera_to_world)).float()
+        clip = to_clip(self._vertices, clip_from_world[None])
+        with torch.no_grad():
+            rast = self._rasterizer.rasterize(
+                clip, self._faces, (view.height * SUPERSAMPLING, view.width * SUPERSAMPLING)
+            )
+            uv = self._rasterizer.interpolate(self._uv, rast, self._uv_faces)
+            color = _bilinear(self._base_color, uv)
+            covered = (rast[..., 3:] > 0).float()
+            image = torch.cat([color * covered, covered], dim=3)
+            image = self._rasterizer.antialias(image, rast, clip, self._faces, self._topology)
+            image = torch.nn.functional.avg_pool2d(image.permute(0, 3, 1, 2), SUPERSAMPLING)
+        return image[0].permute(1, 2, 0).flip(0)
+
+
+def _bilinear(texture: Tensor, uv: Tensor) -> Tensor:
+    """Sample a texture (1, S, S, C), row 0 at v = 0, at uv (1, H, W, 2); returns (1, H, W, C)."""
+    sampled = torch.nn.functional.grid_sample(
+        texture.permute(0, 3, 1, 2), 2 * uv - 1, padding_mode="border", align_corners=False
+    )
+    return sampled.permute(0, 2, 3, 1)
+
+
+def to_rgba8(image: Tensor) -> npt.NDArray[np.uint8]:
+    """Turn a drawn image (H, W, 4) into 8-bit sRGB with straight alpha."""
+    alpha = image[..., 3:]
+    color = linear_to_srgb((image[..., :3] / alpha.clamp_min(1e-6)).clamp(0, 1))
+    rgba: npt.NDArray[np.uint8] = to_8bit(torch.cat([color, alpha], dim=2)).numpy()
+    return rgba
+
+
+def render_model(model_dir: Path, cameras: Path, out_dir: Path, progress: Progress) -> None:
+    """Draw the published model in `model_dir` from each camera of `cameras` into `out_dir`, one RGBA PNG each.
+
+    `cameras` is a transforms.json whose camera-to-world matrices (OpenGL axes, metres) lead to the reference
+    frame, so that a capture's own cameras can be given. A picture is named after its frame's `file_path`.
+
+    Raises:
+        InputError: the folder holds no model, or the camera file is wrong; nothing is written then.
+
+    """
+    views = read_views(cameras)
+    info_file = model_dir / "model.json"
+    try:
+        info = ModelInfo.read(info_file)
+    except (OSError, ValidationError) as error:
+        raise InputError(f"{info_file}: not a model that `scan2twin run` left: {error}") from None
+    reference_to_model = np.linalg.inv(np.array(info.model_to_reference))
+    renderer = Renderer(*read_glb(model_dir / "model.glb"))
+    out_dir.mkdir(parents=True, exist_ok=True)
+    progress.start("render", len(views))
+    for view in views:
+        moved = replace(view, camera_to_world=reference_to_model @ view.camera_to_world)
+        Image.fromarray(to_rgba8(renderer.draw(moved))).save(out_dir / f"{view.name}.png")
+        progress.advance()
+
+
+class _Optics(BaseModel):
+    """What transforms.json says of a camera, for all frames or for one."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    w: int | None = Field(None, ge=1, le=16384)
+    h: int | None = Field(None, ge=1, le=16384)
+    fl_x: float | None = Field(None, gt=0)
+    fl_y: float | None = Field(None, gt=0)
+    cx: float | None = None
+    cy: float | None = None
+    camera_angle_x: float | None = Field(None, gt=0, lt=np.pi)  # radians
+    camera_angle_y: float | None = Field(None, gt=0, lt=np.pi)
+    k1: float = 0
+    k2: float = 0
+    p1: float = 0
+    p2: float = 0
+
+
+class _Frame(_Optics):
+    file_path: str
+    transform_matrix: list[list[float]]
+
+
+class _Transforms(_Optics):
+    frames: list[_Frame] = Field(min_length=1)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        return cls.model_validate_json(path.read_bytes())
+
+
+def read_views(path: Path) -> Sequence[View]:
+    """Read the cameras of a transforms.json; what a frame does not say of its optics, the file's top level says.
+
+    Where no picture size is given it is 800×800, and the principal point is then, as by default, its middle.
+
+    Raises:
+        InputError: unreadable, no focal length, a lens distortion, a matrix that is not rigid, or two frames
+            that would give pictures of one name; every reason found is listed.
+
+    """
+    try:
+        document = _Transforms.read(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        found = (f"{path}: {'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise InputError(*found) from None
+    views, reasons = [], []
+    shared = document.model_dump(exclude={"frames"}, exclude_unset=True)
+    for i, frame in enumerate(document.frames):
+        where = f"{path}: frames[{i}] ({frame.file_path})"
+        try:
+            views.append(_view(frame.model_copy(update={**shared, **frame.model_dump(exclude_unset=True)})))
+        except ValueError as error:
+            reasons.append(f"{where}: {error}")
+    names = [view.name for view in views]
+    reasons += [
+        f"{path}: {names.count(name)} frames would be written as {name}.png; rename their file_path"
+        for name in sorted({name for name in names if names.count(name) > 1})
+    ]
+    if reasons:
+        raise InputError(*reasons)
+    return views
+
+
+def _view(frame: _Frame) -> View:
+    file = PurePosixPath(frame.file_path)
+    name = file.stem if file.suffix.lower() in IMAGE_SUFFIXES else file.name
+    if not name or name == "..":
+        raise ValueError("file_path names no file; the picture takes its name from it")
+    width, height = frame.w or BLENDER_SIDE, frame.h or BLENDER_SIDE
+    fx, fy = frame.fl_x, frame.fl_y
+    if fx is None and frame.camera_angle_x is not None:
+        fx = width / 2 / np.tan(frame.camera_angle_x / 2)
+    if fy is None and frame.camera_angle_y is not None:
+        fy = height / 2 / np.tan(frame.camera_angle_y / 2)
+    fx, fy = fx or fy, fy or fx
+    if fx is None or fy is None:
+        raise ValueError("no focal length; give fl_x (pixels) or camera_angle_x (radians)")
+    if any((frame.k1, frame.k2, frame.p1, frame.p2)):
+        raise ValueError("k1, k2, p1, p2: only pinhole cameras are drawn; set them to 0 and undistort the photos")
+    if [len(row) for row in frame.transform_matrix] != [4, 4, 4, 4]:
+        raise ValueError("transform_matrix is not 4×4")
+    matrix = np.array(frame.transform_matrix)
+    rotation = matrix[:3, :3]
+    if not np.allclose([*matrix[3], *(rotation @ rotation.T).flat], [0, 0, 0, 1, *np.eye(3).flat], atol=1e-3):
+        raise ValueError("transform_matrix is not a rotation and a translation; remove any scale from it")
+    return View(
+        name=name,
+        camera_to_world=matrix,
+        intrinsics=Intrinsics(
+            fx=fx,
+            fy=fy,
+            cx=width / 2 if frame.cx is None else frame.cx,
+            cy=height / 2 if frame.cy is None else frame.cy,
+        ),
+        width=width,
+        height=height,
+    )

@@ -1,0 +1,261 @@
+"""The export and publish stages on a small surface, as the runner calls them."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+
+from reconstruction import export, publish
+from reconstruction.color import linear_to_srgb
+from reconstruction.field import MaterialField
+from reconstruction.gltf import read_glb, write_glb
+from reconstruction.model import ModelInfo, TexturedModel
+from reconstruction.preview import Studio, floor_shadow, sky_directions
+from scan2twin.capture.models import Intrinsics
+from scan2twin.config import ExportConfig, PublishConfig
+from scan2twin.errors import ReconstructionError
+from scan2twin.frames import Dataset, DatasetFrame
+from scan2twin.progress import LogProgress
+from scan2twin.stages import StageInputs, StageResult
+
+CONFIG = ExportConfig(texture_size=128, turntable_frames=6, turntable_size=64)
+SCALE, ORIGIN = 0.4, (0.5, 1.0, -2.0)  # unit frame to reference frame
+
+
+def colorful_field() -> MaterialField:
+    """A field whose colours change over about a tenth of the unit: only its coarsest level says anything."""
+    field = MaterialField(seed=3)
+    with torch.no_grad():
+        field.grid.table.zero_()
+        field.grid.table[0].normal_(0, 1, generator=torch.Generator().manual_seed(1))
+        field.layers[-1].bias.copy_(torch.tensor([1.0, 0.0, -1.0]))
+    return field
+
+
+def write_inputs(folder: Path, *, metric: bool = True) -> StageInputs:
+    """An egg, upright, with the colours of an untrained field, seen first from +X."""
+    (folder / "mask").mkdir(parents=True)
+    (folder / "reconstruct").mkdir()
+    egg = trimesh.creation.icosphere(subdivisions=3)
+    vertices = (egg.vertices * (0.3, 0.5, 0.25)).astype(np.float32)
+    np.savez(folder / "reconstruct" / "mesh.npz", vertices=vertices, faces=egg.faces.astype(np.int32))
+    colorful_field().save(folder / "reconstruct" / "field.pt")
+    camera_to_unit = [[0.0, 0, 1, 3], [0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1]]
+    Dataset(
+        capture_id="egg", resolution=64, metric=metric, object_size_unit=[0.6, 1, 0.5],
+        unit_to_reference=[
+            [SCALE, 0, 0, ORIGIN[0]], [0, SCALE, 0, ORIGIN[1]], [0, 0, SCALE, ORIGIN[2]], [0, 0, 0, 1],
+        ],
+        frames=[
+            DatasetFrame(
+                index=0, image="images/000000.png", mask="masks/000000.png", camera_to_unit=camera_to_unit,
+                intrinsics=Intrinsics(fx=64, fy=64, cx=32, cy=32), split="train", weight=1.0,
+            )
+        ],
+    ).write(folder / "mask" / "dataset.json")  # fmt: skip
+    return StageInputs({name: folder / name for name in ("mask", "reconstruct")}, {"mask": {"fingerprint": "ab" * 32}})
+
+
+def manifest(stage: str, seconds: float, memory: float, **more: Any) -> dict[str, Any]:
+    return {
+        "stage": stage, "fingerprint": hashlib.sha256(stage.encode()).hexdigest(), "metrics": {}, "warnings": [],
+        "durations": {"total_s": seconds}, "peak_memory_mb": memory, "config": {"seed": 1},
+        "code_version": "0.1.0", "libraries": {"numpy": "2.4"}, **more,
+    }  # fmt: skip
+
+
+MANIFESTS = {
+    "mask": manifest("mask", 5.5, 300, warnings=["12 frames are blurred; hold the phone still"]),
+    "reconstruct": manifest(
+        "reconstruct", 80.25, 1500.5, metrics={"heldout_psnr": 31.5, "heldout_psnr_foreground": 27.25}
+    ),
+    "export": manifest("export", 9.0, 700),
+}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StageResult]:
+    inputs = write_inputs(tmp_path_factory.mktemp("inputs"))
+    outputs = tmp_path_factory.mktemp("export")
+    return outputs, export.run(inputs, outputs, CONFIG, LogProgress())
+
+
+def run_publish(exported_folder: Path, outputs: Path) -> dict[str, Any]:
+    outputs.mkdir()
+    publish.run(StageInputs({"export": exported_folder}, MANIFESTS), outputs, PublishConfig(), LogProgress())
+    report: dict[str, Any] = json.loads((outputs / "report.json").read_text())
+    return report
+
+
+def test_the_folder_holds_the_whole_model(exported: tuple[Path, StageResult]) -> None:
+    folder, result = exported
+    assert {path.name for path in folder.iterdir()} == {
+        "model.glb", "model.obj", "model.mtl", "model_basecolor.png", "model.json", "preview.png", "turntable.mp4",
+    }  # fmt: skip
+    assert result.warnings == []
+    assert result.metrics["triangles"] == 1280
+
+
+def test_model_json_leads_back_to_the_reference_frame(exported: tuple[Path, StageResult]) -> None:
+    info = ModelInfo.read(exported[0] / "model.json")
+    mesh, _ = read_glb(exported[0] / "model.glb")
+    assert info.size_m == pytest.approx([0.6 * SCALE, 1.0 * SCALE, 0.5 * SCALE], rel=0.01)
+    assert mesh.vertices[:, 1].min() == 0
+    matrix = np.array(info.model_to_reference)
+    reference = mesh.vertices @ matrix[:3, :3].T + matrix[:3, 3]
+    assert (reference.min(axis=0) + reference.max(axis=0)) / 2 == pytest.approx(ORIGIN, abs=1e-3)
+
+
+def test_the_texture_holds_the_field(exported: tuple[Path, StageResult]) -> None:
+    """Ask the field itself at the surface, and trimesh for the colour there."""
+    field = colorful_field()
+    (mesh,) = trimesh.load_scene(exported[0] / "model.glb", process=False).geometry.values()
+    info = ModelInfo.read(exported[0] / "model.json")
+    middles = mesh.triangles.mean(axis=1)
+    unit = (middles + np.array(info.model_to_reference)[:3, 3] - ORIGIN) / SCALE
+    expected = linear_to_srgb(field(torch.from_numpy(unit).float()).albedo).detach().numpy() * 255
+    assert expected.std(axis=0).min() > 5
+    uv = mesh.visual.uv[mesh.faces].mean(axis=1)
+    seen = trimesh.visual.color.uv_to_color(uv, mesh.visual.material.baseColorTexture)[:, :3]
+    assert np.abs(seen - expected).mean() < 3  # half a texel of trimesh's nearest lookup, and 8 bits
+
+
+def test_the_same_input_gives_the_same_bytes(exported: tuple[Path, StageResult], tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    again.mkdir()
+    export.run(write_inputs(tmp_path / "inputs"), again, CONFIG, LogProgress())
+    for name in ("model.glb", "model.obj", "preview.png", "turntable.mp4"):
+        assert (again / name).read_bytes() == (exported[0] / name).read_bytes(), name
+
+
+def test_the_turntable_plays(exported: tuple[Path, StageResult]) -> None:
+    with imageio.get_reader(exported[0] / "turntable.mp4") as video:
+        meta = video.get_meta_data()
+        frames = [np.asarray(frame, int) for frame in video]
+    assert (meta["codec"], meta["pix_fmt"][:7], meta["size"]) == ("h264", "yuv420p", (64, 64))
+    assert len(frames) == 6
+    assert all(np.abs(a - b).mean() > 0.1 for a, b in pairwise(frames))  # it turns
+
+
+def test_the_preview_is_well_composed(exported: tuple[Path, StageResult]) -> None:
+    picture = np.asarray(Image.open(exported[0] / "preview.png").convert("RGB"), float)
+    assert picture.shape == (1024, 1024, 3)
+    coloured = np.ptp(picture, axis=2) > 8  # the field has colours, the backdrop has none
+    rows, columns = np.flatnonzero(coloured.any(axis=1)), np.flatnonzero(coloured.any(axis=0))
+    assert 700 < rows[-1] - rows[0] < 900
+    assert abs(rows[0] + rows[-1] - 1023) < 20
+    assert abs(columns[0] + columns[-1] - 1023) < 40
+    corners = picture[[0, 0, -1, -1], [0, -1, 0, -1]]
+    assert (corners > 180).all()
+    assert (corners < 240).all()
+
+
+def test_an_unknown_scale_and_a_decimated_mesh_are_told(tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"max_triangles": 300, "turntable_frames": 0})
+    (tmp_path / "out").mkdir()
+    result = export.run(write_inputs(tmp_path / "in", metric=False), tmp_path / "out", config, LogProgress())
+    assert any("decimated from 1280 to" in warning for warning in result.warnings)
+    assert any("scale is unknown" in warning for warning in result.warnings)
+    assert result.metrics["triangles"] <= 300
+    assert not (tmp_path / "out" / "turntable.mp4").exists()
+    assert not ModelInfo.read(tmp_path / "out" / "model.json").metric
+
+
+def test_the_floor_under_a_disc_is_dark_and_the_open_floor_is_not() -> None:
+    """A disc of radius r at height h hides r² / (r² + h²) of a cosine-weighted sky from the point below its middle."""
+    disc = trimesh.creation.cylinder(radius=0.5, height=1e-4, sections=128)
+    vertices = (disc.vertices[:, (0, 2, 1)] + (0, 0.5, 0)).astype(np.float32)
+    shadow = floor_shadow(vertices, disc.faces.astype(np.int32), reach=2.0)
+    middle = shadow.shape[0] // 2
+    assert shadow[middle, middle] == pytest.approx(0.5, abs=0.05)
+    assert shadow[0, 0] < 0.02
+    assert shadow == pytest.approx(shadow[::-1], abs=0.08)  # the lights are few, not symmetric
+
+
+def test_sky_directions_light_a_floor_evenly() -> None:
+    directions = sky_directions(4096)
+    assert np.linalg.norm(directions, axis=1) == pytest.approx(1)
+    assert directions[:, 1].min() > 0
+    assert directions.mean(axis=0) == pytest.approx([0, 2 / 3, 0], abs=0.01)  # ∫ cos² / ∫ cos over the hemisphere
+
+
+def test_publishing_copies_every_file_and_reports(exported: tuple[Path, StageResult], tmp_path: Path) -> None:
+    report = run_publish(exported[0], tmp_path / "out")
+    for path in exported[0].iterdir():
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
+    info = ModelInfo.read(exported[0] / "model.json")
+    assert report["heldout_psnr"] == 31.5
+    assert report["heldout_psnr_foreground"] == 27.25
+    assert report["mask_iou_heldout"] is None
+    assert (report["triangles"], report["vertices"]) == (info.triangles, info.vertices)
+    assert report["size_m"] == info.size_m
+    assert report["stage_seconds"].pop("publish") >= 0
+    assert report["stage_seconds"] == {"mask": 5.5, "reconstruct": 80.25, "export": 9.0}
+    assert report["peak_memory_mb"] == 1500.5
+    assert report["warnings"] == ["mask: 12 frames are blurred; hold the phone still"]
+    assert report["versions"] == {"numpy": "2.4", "scan2twin": "0.1.0"}
+    assert set(report["fingerprints"]) == set(report["config"]) == set(MANIFESTS)
+
+
+def damaged(exported_folder: Path, folder: Path, **changes: Any) -> Path:
+    """Copy an export and change its mesh, then make model.json agree with the change."""
+    shutil.copytree(exported_folder, folder)
+    mesh, material = read_glb(folder / "model.glb")
+    mesh = replace(mesh, **{name: change(getattr(mesh, name)) for name, change in changes.items()})
+    write_glb(TexturedModel(mesh, material, "egg", {}), folder / "model.glb")
+    info = ModelInfo.read(folder / "model.json")
+    size = np.nan_to_num(np.ptp(mesh.vertices, axis=0)).tolist()
+    info.model_copy(update={"size_m": size, "triangles": len(mesh.faces)}).write(folder / "model.json")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vertices": lambda v: v * np.float32(1e4)}, "longest side is 4000 m"),
+        ({"vertices": lambda v: v * np.float32(1e-4)}, "longest side is 4e-05 m"),
+        ({"vertices": lambda v: np.where(np.arange(len(v))[:, None] == 5, np.float32(np.nan), v)}, "not finite"),
+        ({"uv": lambda uv: uv * np.float32(np.inf)}, "not finite"),
+    ],
+)
+def test_an_absurd_model_is_not_published(
+    exported: tuple[Path, StageResult], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    folder = damaged(exported[0], tmp_path / "export", **changes)
+    with pytest.raises(ReconstructionError, match=message):
+        run_publish(folder, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_an_empty_or_foreign_mesh_is_not_published(exported: tuple[Path, StageResult]) -> None:
+    mesh, _ = read_glb(exported[0] / "model.glb")
+    info = ModelInfo.read(exported[0] / "model.json")
+    with pytest.raises(ReconstructionError, match="the mesh is empty"):
+        publish.check_model(replace(mesh, faces=mesh.faces[:0]), info)
+    with pytest.raises(ReconstructionError, match=r"counts are not those of model\.json"):
+        publish.check_model(mesh, info.model_copy(update={"triangles": 7}))
+    with pytest.raises(ReconstructionError, match=r"is not the \[9"):
+        publish.check_model(mesh, info.model_copy(update={"size_m": [9.0, 9.0, 9.0]}))
+
+
+def test_one_distance_fits_the_whole_turn(exported: tuple[Path, StageResult]) -> None:
+    mesh, material = read_glb(exported[0] / "model.glb")
+    studio = Studio(TexturedModel(mesh, material, "egg", {}))
+    views = studio.cameras([0.0, 1.0, 2.0, 3.0], 100)
+    for view in views:
+        camera = (mesh.vertices - view.camera_to_world[:3, 3]) @ view.camera_to_world[:3, :3]
+        x = view.intrinsics.cx - view.intrinsics.fx * camera[:, 0] / camera[:, 2]
+        y = view.intrinsics.cy + view.intrinsics.fy * camera[:, 1] / camera[:, 2]
+        assert min(x.min(), y.min()) > 5
+        assert max(x.max(), y.max()) < 95
+    assert len({round(float(np.linalg.norm(view.camera_to_world[[0, 2], 3])), 6) for view in views}) == 1
