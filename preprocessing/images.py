@@ -26,7 +26,6 @@ class Photo:
     """A decoded image, its raster exactly as stored (EXIF orientation not applied)."""
 
     rgb: UInt8  # (H, W, 3), sRGB
-    alpha: UInt8 | None  # (H, W), 255 = opaque
     orientation: int | None  # EXIF value 1..8; None if the file does not say
 
 
@@ -41,14 +40,12 @@ def read_photo(path: Path) -> Photo:
         with Image.open(path) as image:
             orientation = image.getexif().get(ExifTags.Base.Orientation)
             image.load()
-            has_alpha = image.has_transparency_data
-            alpha = np.asarray(image.convert("RGBA").getchannel("A")) if has_alpha else None
             rgb = np.asarray(_to_srgb(image, path.name))
     except (OSError, SyntaxError, ValueError) as error:
         raise CaptureError(
             f"{path.parent.name}/{path.name}: cannot be decoded ({error}); copy the capture again from the phone"
         ) from error
-    return Photo(rgb, alpha, orientation if orientation in EXIF_ORIENTATIONS else None)
+    return Photo(rgb, orientation if orientation in EXIF_ORIENTATIONS else None)
 
 
 def _to_srgb(image: Image.Image, name: str) -> Image.Image:
@@ -112,9 +109,31 @@ def _write(path: Path, bgr: UInt8, options: list[int]) -> None:
         raise OSError(f"{path}: could not be written; is the disk full?")
 
 
-def read_png(path: Path) -> UInt8:
-    """Read an 8-bit image written by `write_jpeg` or `write_png`: (H, W, 3) RGB or (H, W)."""
+def read_image(path: Path) -> UInt8:
+    """Read an 8-bit image written by `write_jpeg` or `write_png`: (H, W, 3) sRGB or (H, W)."""
     image: UInt8 | None = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise OSError(f"{path}: cannot be read")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB) if image.ndim == 3 else image
+
+
+def read_mask(path: Path) -> UInt8:
+    """Read a mask that came with a capture as (H, W), 255 = object, whatever its pixel format.
+
+    Raises:
+        CaptureError: the file cannot be decoded whole.
+
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("L"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise CaptureError(
+            f"masks/{path.name}: cannot be decoded ({error}); export the mask again as 8-bit PNG"
+        ) from error
+
+
+def read_alpha(path: Path) -> UInt8 | None:
+    """Return the alpha channel (H, W) of the image at `path`; None, without decoding it, if it has none."""
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGBA").getchannel("A")) if image.has_transparency_data else None

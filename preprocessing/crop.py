@@ -1,0 +1,103 @@
+"""Square crops round the projected object box, and the intrinsics that follow them exactly."""
+
+from dataclasses import dataclass
+from itertools import product
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from preprocessing.images import UInt8, shrink
+from scan2twin.capture.models import Intrinsics, ObjectBox
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square of whole pixels: left and top edge and side, in pixels of the full image; may reach beyond it."""
+
+    left: int
+    top: int
+    side: int
+
+
+def box_corners(box: ObjectBox, scale: float = 1.0) -> Float64:
+    """Return the (8, 3) corners of `box`, grown about its centre by `scale`; metres, reference frame."""
+    signs = np.array(list(product((-0.5, 0.5), repeat=3)))
+    corners: Float64 = np.array(box.center) + signs * box.size * scale
+    return corners
+
+
+def project(points: Float64, camera_to_reference: Float64, intrinsics: Intrinsics) -> tuple[Float64, Float64]:
+    """Project (N, 3) points of the reference frame: (N, 2) pixels and (N,) depths in front of the camera.
+
+    `camera_to_reference` is 4×4 with OpenGL camera axes (looks along -Z). Pixels of points with depth <= 0 have
+    no meaning.
+    """
+    rotation, position = camera_to_reference[:3, :3], camera_to_reference[:3, 3]
+    x, y, z = ((points - position) @ rotation).T
+    depth = -z
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pixels = np.column_stack([
+            intrinsics.cx + intrinsics.fx * x / depth, intrinsics.cy - intrinsics.fy * y / depth,
+        ])  # fmt: skip
+    return pixels, depth
+
+
+def square_crop(corners: Float64, width: int, height: int, margin: float) -> Crop | None:
+    """Return the square round the visible part of the projected box's (8, 2) `corners`; None if none is visible.
+
+    `margin` is the space kept on each side as a share of the box's longer visible side. The square is moved, not
+    cut, to stay inside the image where it fits.
+    """
+    low = np.maximum(corners.min(0), 0)
+    high = np.minimum(corners.max(0), [width, height])
+    if np.any(high - low < 1):
+        return None
+    side = int(np.ceil((high - low).max() * (1 + 2 * margin)))
+    edges = []
+    for middle, size in zip((low + high) / 2, (width, height), strict=True):
+        first = round(float(middle) - side / 2)
+        edges.append(min(max(first, 0), size - side) if side <= size else round((size - side) / 2))
+    return Crop(edges[0], edges[1], side)
+
+
+def crop_intrinsics(intrinsics: Intrinsics, crop: Crop, resolution: int) -> Intrinsics:
+    """Return the intrinsics of the crop resized to `resolution`² pixels (edges of the square map to edges)."""
+    scale = resolution / crop.side
+    return Intrinsics(
+        fx=intrinsics.fx * scale, fy=intrinsics.fy * scale,
+        cx=(intrinsics.cx - crop.left) * scale, cy=(intrinsics.cy - crop.top) * scale,
+    )  # fmt: skip
+
+
+def crop_image(image: UInt8, crop: Crop, resolution: int) -> UInt8:
+    """Cut `crop` out of (H, W, 3) sRGB or an (H, W) mask and resize it to `resolution`².
+
+    Beyond the image a photo goes on with its border's pixels and a mask with 0, not object.
+    """
+    height, width = image.shape[:2]
+    left, top = max(crop.left, 0), max(crop.top, 0)
+    right, bottom = min(crop.left + crop.side, width), min(crop.top + crop.side, height)
+    square: UInt8 = cv2.copyMakeBorder(
+        image[top:bottom, left:right],
+        top - crop.top, crop.top + crop.side - bottom, left - crop.left, crop.left + crop.side - right,
+        cv2.BORDER_REPLICATE if image.ndim == 3 else cv2.BORDER_CONSTANT, value=0,
+    )  # fmt: skip
+    if resolution < crop.side:
+        return shrink(square, (resolution, resolution))
+    if resolution > crop.side:
+        square = cv2.resize(square, (resolution, resolution), interpolation=cv2.INTER_LANCZOS4)
+    return square
+
+
+def box_region(corners: Float64, resolution: int) -> npt.NDArray[np.bool_]:
+    """Return the (resolution, resolution) raster of the convex hull of projected (8, 2) `corners`."""
+    region = np.zeros((resolution, resolution), np.uint8)
+    hull = cv2.convexHull(corners.astype(np.float32))
+    fixed_point_bits = 4
+    # fillConvexPoly counts from the first pixel's centre, so half a pixel less than our corner origin.
+    points = np.rint((hull - 0.5) * 2**fixed_point_bits).astype(np.int32)
+    cv2.fillConvexPoly(region, points, 1, shift=fixed_point_bits)
+    return region.astype(bool)

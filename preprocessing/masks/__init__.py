@@ -1,0 +1,1 @@
+"""Object masks: networks behind one interface, and what makes them agree."""

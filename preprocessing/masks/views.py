@@ -1,0 +1,72 @@
+"""Square views of the object: which part of each posed photo is cut out, and the masks that came with it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from preprocessing.condition import TargetCamera, warp_image
+from preprocessing.crop import Crop, box_corners, box_region, project, square_crop
+from preprocessing.images import UInt8, read_alpha, read_mask
+from scan2twin.capture.reader import Capture
+from scan2twin.config import MaskConfig
+from scan2twin.frames import ConditionedFrame, ConditionedFrames, PosedFrame, PosedFrames
+
+Float64 = npt.NDArray[np.float64]
+Bool = npt.NDArray[np.bool_]
+
+REGION_SCALE = 1.1  # the object box is measured by hand or found from the cameras: allow it to be 10 % too small
+
+
+@dataclass(frozen=True)
+class View:
+    """One posed frame with its square crop."""
+
+    frame: PosedFrame
+    conditioned: ConditionedFrame
+    crop: Crop
+    region: Bool  # (R, R): where the object box projects to
+
+    @property
+    def name(self) -> str:
+        """The view's file name in `images/` and `masks/`."""
+        return f"{self.frame.index:06d}.png"
+
+
+def make_views(posed: PosedFrames, conditioned: ConditionedFrames, config: MaskConfig) -> tuple[list[View], list[str]]:
+    """Return a square view of every posed frame that sees the object box, and a warning for every one that does not."""
+    by_index = {frame.index: frame for frame in conditioned.frames}
+    views, warnings = [], []
+    for frame in posed.frames:
+        camera_to_reference = np.array(frame.camera_to_reference)
+        pixels, _ = project(box_corners(posed.object), camera_to_reference, frame.intrinsics)
+        grown, depth = project(box_corners(posed.object, REGION_SCALE), camera_to_reference, frame.intrinsics)
+        crop = square_crop(pixels, frame.width, frame.height, config.margin) if depth.min() > 0 else None
+        if crop is None:
+            place = "behind or inside" if depth.min() <= 0 else "outside the view of"
+            warnings.append(f"frame {frame.index}: left out: the object box is {place} its camera")
+            continue
+        scale = config.resolution / crop.side
+        region = box_region((grown - [crop.left, crop.top]) * scale, config.resolution)
+        views.append(View(frame, by_index[frame.index], crop, region))
+    return views, warnings
+
+
+def camera_to_unit(camera_to_reference: Float64, unit_to_reference: Float64) -> Float64:
+    """Return the rigid camera-to-unit 4×4: same axes, position in unit-frame lengths."""
+    moved: Float64 = np.linalg.inv(unit_to_reference) @ camera_to_reference
+    moved[:3, :3] = camera_to_reference[:3, :3]  # the unit frame has the reference frame's axes; drop its scale
+    return moved
+
+
+def given_mask(capture: Capture, frame: ConditionedFrame) -> UInt8 | None:
+    """Return the mask that came with the capture, (height, width) of the conditioned frame; None if none came.
+
+    It is the bundle's `masks/` file or, without one, the image's own alpha channel.
+    """
+    record = next(record for record in capture.frames if record.i == frame.index)
+    path = capture.raster("masks", record)
+    raw = read_alpha(capture.root / record.file) if path is None else read_mask(path)
+    if raw is None:
+        return None
+    return warp_image(raw, frame.source, TargetCamera(frame.width, frame.height, frame.intrinsics.fx))

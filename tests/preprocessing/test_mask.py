@@ -1,0 +1,233 @@
+"""The mask stage on the small spot capture, with the truth's masks and with the shipped network."""
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from preprocessing import condition, mask
+from preprocessing.crop import Crop
+from preprocessing.images import UInt8
+from preprocessing.masks.backends import OnnxBackend, u2netp
+from preprocessing.masks.components import cut_share, largest_component, photo_area
+from scan2twin.capture.models import CaptureHeader, ObjectBox
+from scan2twin.capture.reader import read_capture
+from scan2twin.capture.writer import write_capture
+from scan2twin.config import ConditionConfig, MaskConfig
+from scan2twin.errors import InputError
+from scan2twin.frames import ConditionedFrames, Dataset, PosedFrame, PosedFrames, Validation
+from scan2twin.progress import LogProgress
+from scan2twin.stages import CAPTURE, StageInputs
+
+SPOT = Path(__file__).parents[1] / "data" / "spot-capture"
+FRAMES = list(range(0, 60, 5))  # 12 of the 60
+
+
+def iou(one: UInt8, other: UInt8) -> float:
+    a, b = one >= 128, other >= 128
+    return float((a & b).sum() / max((a | b).sum(), 1))
+
+
+def posed_by_truth(conditioned: ConditionedFrames, box: ObjectBox | None = None) -> PosedFrames:
+    truth = json.loads((SPOT / "truth" / "poses.json").read_text())
+    poses = {frame["i"]: frame["camera_to_anchor"] for frame in truth["frames"]}
+    box = box or conditioned.object
+    assert box is not None
+    unit_to_reference = np.diag([max(box.size)] * 3 + [1.0])
+    unit_to_reference[:3, 3] = box.center
+    return PosedFrames(
+        capture_id=conditioned.capture_id, metric=True, object=box, unit_to_reference=unit_to_reference.tolist(),
+        frames=[
+            PosedFrame(
+                index=frame.index, file=frame.file, width=frame.width, height=frame.height,
+                intrinsics=frame.intrinsics, camera_to_reference=poses[frame.index],
+            )
+            for frame in conditioned.frames
+        ],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def spot(tmp_path_factory: pytest.TempPathFactory) -> StageInputs:
+    """12 frames of spot, conditioned, posed by the truth; the capture has no masks."""
+    folder = tmp_path_factory.mktemp("spot")
+    for stage in ("validate", "condition", "compensate_poses"):
+        (folder / stage).mkdir()
+    Validation(capture_id="spot-arcore", frame_count=60, usable=FRAMES, unusable=[], warnings=[]).write(
+        folder / "validate" / "validation.json"
+    )
+    folders = {CAPTURE: SPOT / "capture", **{stage: folder / stage for stage in ("validate", "condition")}}
+    condition.run(StageInputs(folders), folder / "condition", ConditionConfig(), LogProgress())
+    posed_by_truth(ConditionedFrames.read(folder / "condition" / "cameras.json")).write(
+        folder / "compensate_poses" / "poses.json"
+    )
+    return StageInputs({**folders, "compensate_poses": folder / "compensate_poses"})
+
+
+@pytest.fixture(scope="module")
+def spot_with_masks(spot: StageInputs, tmp_path_factory: pytest.TempPathFactory) -> StageInputs:
+    """The same, with the truth's masks as the user's."""
+    bundle = tmp_path_factory.mktemp("bundle") / "capture"
+    shutil.copytree(SPOT / "capture" / "images", bundle / "images")
+    shutil.copytree(SPOT / "truth" / "masks", bundle / "masks")
+    capture = read_capture(SPOT / "capture")
+    header = CaptureHeader(**{name: getattr(capture.document, name) for name in CaptureHeader.model_fields})
+    write_capture(bundle, header, capture.frames)
+    return StageInputs({**spot.folders, CAPTURE: bundle})
+
+
+def run_stage(inputs: StageInputs, output: Path, **options: object) -> tuple[Dataset, mask.StageResult]:
+    output.mkdir()
+    result = mask.run(inputs, output, MaskConfig(resolution=192, **options), LogProgress())
+    return Dataset.read(output / "dataset.json"), result
+
+
+@pytest.fixture(scope="module")
+def given(spot_with_masks: StageInputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("given") / "mask"
+    _, result = run_stage(spot_with_masks, output)
+    assert result.metrics["masks_given"] == 12
+    return output
+
+
+def read(path: Path) -> UInt8:
+    image: UInt8 = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    return image
+
+
+def test_dataset_lists_square_views_with_both_splits(given: Path) -> None:
+    dataset = Dataset.read(given / "dataset.json")
+    assert [frame.index for frame in dataset.frames] == FRAMES
+    assert [frame.split for frame in dataset.frames].count("heldout") == 1
+    assert max(dataset.object_size_unit) == 1
+    for frame in dataset.frames:
+        assert read(given / frame.image).shape == (192, 192, 3)
+        assert read(given / frame.mask).shape == (192, 192)
+        assert frame.weight == 1
+
+
+def test_the_meshs_silhouette_lies_on_the_masks(given: Path) -> None:
+    """The true mesh's vertices, through the dataset's cameras, fill the masks up to their outline."""
+    dataset = Dataset.read(given / "dataset.json")
+    truth = json.loads((SPOT / "truth" / "poses.json").read_text())
+    lines = [line.split() for line in (SPOT / "truth" / "mesh.obj").read_text().splitlines()]
+    vertices = np.array([[float(x) for x in line[1:4]] for line in lines if line[0] == "v"])
+    triangles = np.array([[int(part.split("/")[0]) - 1 for part in line[1:4]] for line in lines if line[0] == "f"])
+    to_unit = np.linalg.inv(dataset.unit_to_reference) @ np.linalg.inv(truth["anchor_to_mesh_world"])
+    points = vertices @ to_unit[:3, :3].T + to_unit[:3, 3]
+    for frame in dataset.frames:
+        camera = np.array(frame.camera_to_unit)
+        x, y, z = ((points - camera[:3, 3]) @ camera[:3, :3]).T
+        k = frame.intrinsics
+        pixels = np.column_stack([k.cx - k.fx * x / z, k.cy + k.fy * y / z])
+        drawn = np.zeros((768, 768), np.uint8)  # fillConvexPoly draws outlines too: fine pixels keep that small
+        for triangle in np.rint((4 * pixels[triangles] - 0.5) * 16).astype(np.int32):
+            cv2.fillConvexPoly(drawn, triangle, 255, shift=4)
+        assert iou(cv2.resize(drawn, (192, 192), interpolation=cv2.INTER_AREA), read(given / frame.mask)) > 0.97
+
+
+def test_masks_keep_their_soft_edge(given: Path) -> None:
+    image = read(given / "masks" / "000000.png")
+    assert np.count_nonzero((image > 20) & (image < 235)) > 100
+
+
+def test_the_shipped_network_finds_the_object(spot: StageInputs, given: Path, tmp_path: Path) -> None:
+    dataset, result = run_stage(spot, tmp_path / "mask")
+    assert result.metrics["masks_given"] == 0
+    scores = [iou(read(tmp_path / "mask" / frame.mask), read(given / frame.mask)) for frame in dataset.frames]
+    assert np.median(scores) > 0.93
+
+
+def test_user_masks_are_asked_for_by_name(spot: StageInputs, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"frame 0: the capture has no masks/000000\.png"):
+        run_stage(spot, tmp_path / "mask", backend="user")
+
+
+def with_masks(inputs: StageInputs, folder: Path, masks: dict[int, UInt8]) -> StageInputs:
+    """The capture of `inputs` with some masks replaced."""
+    bundle = folder / "capture"
+    shutil.copytree(inputs[CAPTURE], bundle)
+    for index, image in masks.items():
+        cv2.imwrite(str(bundle / "masks" / f"{index:06d}.png"), image)
+    return StageInputs({**inputs.folders, CAPTURE: bundle})
+
+
+def test_empty_and_full_masks_are_left_out_and_named(spot_with_masks: StageInputs, tmp_path: Path) -> None:
+    shape = read(SPOT / "truth" / "masks" / "000000.png").shape
+    inputs = with_masks(spot_with_masks, tmp_path, {5: np.zeros(shape, np.uint8), 20: np.full(shape, 255, np.uint8)})
+    dataset, result = run_stage(inputs, tmp_path / "mask")
+    weights = {frame.index: frame.weight for frame in dataset.frames}
+    assert [index for index, weight in weights.items() if weight == 0] == [5, 20]
+    assert any("frame 5: left out: its mask is empty" in warning for warning in result.warnings)
+    assert any("frame 20: left out: its mask fills the whole object box" in warning for warning in result.warnings)
+
+
+def test_too_few_masked_views_are_refused_with_every_reason(spot_with_masks: StageInputs, tmp_path: Path) -> None:
+    empty = np.zeros(read(SPOT / "truth" / "masks" / "000000.png").shape, np.uint8)
+    inputs = with_masks(spot_with_masks, tmp_path, dict.fromkeys(FRAMES[:6], empty))
+    with pytest.raises(InputError, match="only 6 of 12 views have a usable mask, at least 8") as error:
+        run_stage(inputs, tmp_path / "mask")
+    assert len(error.value.reasons) == 7
+
+
+def test_a_box_out_of_sight_is_refused(spot_with_masks: StageInputs, tmp_path: Path) -> None:
+    conditioned = ConditionedFrames.read(spot_with_masks["condition"] / "cameras.json")
+    far = ObjectBox(center=[0.0, 40.0, 0.0], size=[0.1, 0.1, 0.1])
+    posed_by_truth(conditioned, far).write(tmp_path / "poses.json")
+    inputs = StageInputs({**spot_with_masks.folders, "compensate_poses": tmp_path})
+    with pytest.raises(InputError, match=r"the object box is (behind or inside|outside the view of) its camera"):
+        run_stage(inputs, tmp_path / "mask")
+
+
+@pytest.mark.parametrize(("count", "every", "held"), [(12, 8, 1), (60, 8, 7), (9, 0, 0), (1, 8, 0), (10, 1, 5)])
+def test_heldout_views_are_spread_and_never_all(count: int, every: int, held: int) -> None:
+    split = mask.heldout_views(count, every)
+    assert len(split) == count
+    assert sum(split) == held
+    gaps = np.diff(np.flatnonzero(split))
+    assert len(set(gaps.tolist())) <= 1
+
+
+def test_only_the_largest_part_inside_the_box_stays() -> None:
+    soft = np.zeros((100, 100), np.uint8)
+    soft[20:50, 20:50] = 255
+    soft[19, 20:50] = 90  # a soft edge
+    soft[70:80, 70:80] = 255  # a smaller part
+    soft[60:100, :15] = 255  # larger than that, but outside the box
+    region = np.zeros((100, 100), bool)
+    region[5:95, 15:95] = True
+    kept = largest_component(soft, region)
+    expected = np.zeros_like(soft)
+    expected[19:50, 20:50] = soft[19:50, 20:50]
+    assert np.array_equal(kept, expected)
+    assert not largest_component(np.full((9, 9), 100, np.uint8), np.ones((9, 9), bool)).any()
+
+
+def test_an_object_cut_by_the_photos_edge_is_noticed() -> None:
+    square = np.zeros((100, 100), np.uint8)
+    square[30:70, 30:70] = 255
+    side = 40 / 156  # one side of the outline
+    for crop, share in ((Crop(0, 0, 100), 0), (Crop(230, 0, 100), side), (Crop(-30, 130, 100), 2 * side)):
+        cut = cut_share(square, photo_area(crop, 300, 200, 100))
+        assert cut == pytest.approx(share, abs=0.03)
+    assert cut_share(np.zeros((9, 9), np.uint8), np.ones((9, 9), bool)) == 0
+
+
+def test_a_broken_network_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"not a network")
+    with pytest.raises(InputError, match="is not an ONNX network"):
+        OnnxBackend(tmp_path / "net.onnx")
+
+
+def test_a_network_answers_in_the_photos_size_and_in_range() -> None:
+    photo = np.zeros((90, 140, 3), np.uint8)
+    cv2.circle(photo, (70, 45), 30, (230, 80, 40), -1)
+    saliency = u2netp()(photo)
+    assert saliency.shape == (90, 140)
+    assert saliency.min() >= 0
+    assert saliency.max() <= 1
+    assert saliency[45, 70] > 0.8
+    assert saliency[5, 5] < 0.2
