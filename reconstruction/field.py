@@ -1,0 +1,72 @@
+"""The material field: what the surface looks like at any point of the unit frame."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from reconstruction.color import srgb_to_linear
+from reconstruction.hashgrid import HashGrid
+from scan2twin.errors import InputError
+
+FIELD_EXTENT = 1.4  # side of the cube round the unit frame's origin that the field covers, unit-frame lengths
+FORMAT = 1  # of field.pt
+
+
+class Material(NamedTuple):
+    """Appearance at N points. albedo (N, 3): linear RGB in [0, 1] (sRGB primaries, D65)."""
+
+    albedo: torch.Tensor
+
+
+class MaterialField(nn.Module):
+    """A hash grid and a small MLP: the volumetric texture of Munkberg et al. 2022, §3.2, encoded as Müller et al. 2022.
+
+    The network predicts sRGB-encoded values, in which errors are measured and in which neighbouring colours are
+    about equally spaced; callers get linear RGB.
+    """
+
+    def __init__(self, seed: int = 0, levels: int = 8, log2_entries: int = 15, width: int = 32) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.options: dict[str, Any] = {"levels": levels, "log2_entries": log2_entries, "width": width}
+        self.grid = HashGrid(levels, log2_entries, coarsest=16, finest=320, generator=generator)
+        self.layers = nn.ModuleList(
+            [nn.Linear(self.grid.features, width), nn.Linear(width, width), nn.Linear(width, 3)]
+        )
+        for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
+            nn.init.zeros_(layer.bias)
+
+    def albedo_srgb(self, points: torch.Tensor) -> torch.Tensor:
+        """Return the sRGB-encoded albedo (N, 3) in [0, 1] at points (N, 3), float32, unit frame."""
+        hidden = self.grid(points / FIELD_EXTENT + 0.5)
+        for layer in self.layers[:-1]:
+            hidden = functional.relu(layer(hidden), inplace=True)
+        return torch.sigmoid(self.layers[-1](hidden))
+
+    def forward(self, points: torch.Tensor) -> Material:
+        """Return the material at points (N, 3), float32, unit frame."""
+        return Material(albedo=srgb_to_linear(self.albedo_srgb(points)))
+
+    def save(self, path: Path) -> None:
+        """Write the field to `path` (a torch file of plain tensors and numbers)."""
+        torch.save({"format": FORMAT, "options": self.options, "state": self.state_dict()}, path)
+
+
+def load_field(path: Path) -> MaterialField:
+    """Read a field that `MaterialField.save` wrote; it is in evaluation mode and wants no gradients.
+
+    Raises:
+        InputError: the file is of another format.
+
+    """
+    document = torch.load(path, map_location="cpu", weights_only=True)
+    if document.get("format") != FORMAT:
+        raise InputError(f"{path.name}: field format {document.get('format')!r} is not {FORMAT}; run reconstruct again")
+    field = MaterialField(**document["options"])
+    field.load_state_dict(document["state"])
+    return field.requires_grad_(False).eval()
