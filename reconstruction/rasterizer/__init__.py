@@ -52,7 +52,7 @@ class Rasterizer(Protocol):
         uv: Tensor,
         uv_da: Tensor | None = None,
         mip_level: Tensor | None = None,
-        filter_mode: Literal["nearest", "linear", "linear-mipmap-linear"] = "linear",
+        filter_mode: Literal["linear", "linear-mipmap-linear"] = "linear",
         boundary_mode: Literal["wrap", "clamp", "cube"] = "wrap",
     ) -> Tensor:
         """Sample a texture (section 3.4).
@@ -62,9 +62,9 @@ class Rasterizer(Protocol):
                 laid out as in OpenGL.
             uv: (B, H, W, 2), one unit spans the texture; for "cube" (B, H, W, 3) directions of any length.
             uv_da: (B, H, W, 4) derivatives (du/dx, du/dy, dv/dx, dv/dy) a pixel, from `attribute_derivatives`; picks
-                the mip level of "linear-mipmap-linear".
+                the mip level of "linear-mipmap-linear". Not for "cube".
             mip_level: (B, H, W) level, added to that of `uv_da` or used alone.
-            filter_mode: nearest texel, bilinear, or trilinear between mip levels.
+            filter_mode: bilinear, or trilinear between mip levels.
             boundary_mode: what lies outside [0, 1].
 
         Returns:

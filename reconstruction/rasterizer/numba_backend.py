@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from reconstruction.rasterizer.sampling import BoundaryMode, FilterMode, sample_texture
 from reconstruction.rasterizer.silhouette import Antialias, build_topology
 from reconstruction.rasterizer.visibility import Interpolate, Rasterize
 
@@ -26,6 +27,29 @@ class NumbaRasterizer:
             raise ValueError(f"attributes: batch {attributes.shape[0]} does not fit rast's batch {rast.shape[0]}")
         out: Tensor = Interpolate.apply(attributes, rast, triangles)  # type: ignore[no-untyped-call]
         return out
+
+    def texture(
+        self,
+        texture: Tensor,
+        uv: Tensor,
+        uv_da: Tensor | None = None,
+        mip_level: Tensor | None = None,
+        filter_mode: FilterMode = "linear",
+        boundary_mode: BoundaryMode = "wrap",
+    ) -> Tensor:
+        """Sample a texture or a cube map: (B, H, W, C)."""
+        cube = boundary_mode == "cube"
+        if cube and uv_da is not None:
+            raise ValueError("uv_da: cube maps take their mip level from mip_level only")
+        uv = _checked("uv", uv, (None, None, None, 3 if cube else 2))
+        texture = _checked("texture", texture, (None, 6, None, None, None) if cube else (None, None, None, None))
+        if texture.shape[0] not in (1, uv.shape[0]):
+            raise ValueError(f"texture: batch {texture.shape[0]} does not fit uv's batch {uv.shape[0]}")
+        if uv_da is not None:
+            uv_da = _checked("uv_da", uv_da, (*uv.shape[:3], 4))
+        if mip_level is not None:
+            mip_level = _checked("mip_level", mip_level, tuple(uv.shape[:3]))
+        return sample_texture(texture, uv, uv_da, mip_level, filter_mode, boundary_mode)
 
     def antialias(
         self,

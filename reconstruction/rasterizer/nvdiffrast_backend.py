@@ -54,7 +54,7 @@ class NvdiffrastRasterizer:
         uv: Tensor,
         uv_da: Tensor | None = None,
         mip_level: Tensor | None = None,
-        filter_mode: Literal["nearest", "linear", "linear-mipmap-linear"] = "linear",
+        filter_mode: Literal["linear", "linear-mipmap-linear"] = "linear",
         boundary_mode: Literal["wrap", "clamp", "cube"] = "wrap",
     ) -> Tensor:
         """Sample a texture: (B, H, W, C)."""

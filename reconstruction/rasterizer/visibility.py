@@ -38,7 +38,9 @@ def _near_clipped_bounds(p0: _Point, p1: _Point, p2: _Point) -> tuple[float, flo
     for i in range(3):
         p, q = points[i], points[(i + 1) % 3]
         p_near, q_near = p[2] + p[3], q[2] + q[3]
-        if p_near >= 0.0 and p[3] > 0.0:
+        if p_near >= 0.0:
+            if p[3] <= 0.0:  # behind the eye, yet before no near plane: no projection of ours; no bound
+                return -np.inf, np.inf, -np.inf, np.inf
             x_min, x_max = min(x_min, p[0] / p[3]), max(x_max, p[0] / p[3])
             y_min, y_max = min(y_min, p[1] / p[3]), max(y_max, p[1] / p[3])
         if (p_near >= 0.0) != (q_near >= 0.0):
