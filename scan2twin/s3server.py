@@ -130,7 +130,8 @@ class EmbeddedS3:
     def _end(self) -> None:
         if self._process is None:
             return
-        for stop_signal in (signal.SIGTERM, signal.SIGKILL):
+        # A server whose objects go with it has nothing to put in order first.
+        for stop_signal in (signal.SIGKILL,) if self._temporary else (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, stop_signal)
             with suppress(subprocess.TimeoutExpired):

@@ -89,6 +89,4 @@ def disk_errors(doing: str) -> Iterator[None]:
             raise ResourceError(
                 f"{doing}: {error.strerror}: the disk is full; free some space or choose another folder or store"
             ) from error
-        raise StoreError(
-            f"{doing}: {error.strerror or error}; check the folder, its permissions and its disk"
-        ) from error
+        raise StoreError(f"{doing}: {error}; check the path, its permissions and its disk") from error

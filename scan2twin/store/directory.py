@@ -88,6 +88,8 @@ class DirectoryStore:
         """See `ArtifactStore.delete`."""
         path = self._path(key)
         with disk_errors(f"store {self.uri}: deleting {key}"):
+            if not path.is_file():
+                return
             path.unlink(missing_ok=True)
         # Folders that became empty go too. rmdir refuses one in which another process has just put something.
         with suppress(OSError):

@@ -216,16 +216,17 @@ class S3Store:
     def _write(self, key: str, bucket: str, action: Callable[[], T]) -> T:
         """Call `action` as `_read` does, making the bucket if there is none."""
         try:
-            return self._try(key, action)
-        except S3Error as error:
-            if error.code != "NoSuchBucket":
-                raise self._translated(key, error) from error
+            return self._read(key, action)
+        except NotFoundError:
+            self._read(key, lambda: self._make_bucket(bucket))
+            return self._read(key, action)
+
+    def _make_bucket(self, bucket: str) -> None:
         try:
-            self._try(key, lambda: self._client.make_bucket(bucket))
+            self._client.make_bucket(bucket)
         except S3Error as error:
             if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):  # another process was faster
-                raise self._translated(key, error) from error
-        return self._read(key, action)
+                raise
 
     def _read(self, key: str, action: Callable[[], T]) -> T:
         """Call `action` until it works or cannot; raise StoreError or NotFoundError."""
