@@ -1,7 +1,8 @@
 """Stage `reconstruct`: the dataset becomes a mesh and a material field.
 
 Writes `mesh.npz` (vertices (V, 3) float32 in the unit frame, faces (F, 3) int32, counter-clockwise from outside),
-`field.pt` (see `reconstruction.field.load_field`), `metrics.jsonl` (a line every few iterations),
+`field.pt` (see `reconstruction.field.load_field`), `views.npz` (of every training view: its frame's index,
+camera_from_unit (B, 4, 4) as refined and its gain (B, 3) on linear RGB), `metrics.jsonl` (a line every few iterations),
 `heldout/NNNNNN.png` (photo | rendering | error ×4) and `result.json`.
 """
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reconstruction.cameras import se3_exp
 from reconstruction.data import Views, check_cameras, load_views
 from reconstruction.measure import ViewFigures, comparison_picture, measure_view, standouts
 from reconstruction.mesh_cleanup import remove_floaters
@@ -57,6 +59,9 @@ def run(inputs: StageInputs, outputs: Path, config: ReconstructConfig, progress:
     model = FinishedModel(vertices, faces, optimiser, rasterizer)
     np.savez(outputs / "mesh.npz", vertices=vertices, faces=faces)
     optimiser.field.save(outputs / "field.pt")
+    with torch.no_grad():
+        refined = se3_exp(optimiser.twist) @ train.camera_from_unit
+        np.savez(outputs / "views.npz", index=train.index, camera_from_unit=refined, gain=optimiser.gains())
 
     progress.start("measure", len(train) + len(heldout))
     train_figures = [model.measure(train, k, None, progress) for k in range(len(train))]
