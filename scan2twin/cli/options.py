@@ -48,7 +48,7 @@ def configuration(preset: Preset, config: str | None, assignments: list[str] | N
         ConfigError: text that is not JSON, a malformed assignment, or an unknown section, key or value.
 
     """
-    overrides = _read_overrides(config) if config else {}
+    overrides = read_overrides(config) if config else {}
     for assignment in assignments or []:
         path, equals, value = assignment.partition("=")
         section, dot, key = path.partition(".")
@@ -58,7 +58,8 @@ def configuration(preset: Preset, config: str | None, assignments: list[str] | N
     return resolve_config(preset, overrides)
 
 
-def _read_overrides(config: str) -> dict[str, Any]:
+def read_overrides(config: str) -> dict[str, Any]:
+    """Read the value of `--config`: JSON text, or the path of a file with it. Raises ConfigError."""
     text, where = config, "--config"
     if not config.lstrip().startswith("{"):
         where = f"--config {config}"
