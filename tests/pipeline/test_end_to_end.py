@@ -1,0 +1,78 @@
+"""Every stage on the small rendered capture, against its truth."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scan2twin.benchmark import GeometryFigures, compare_to_truth
+from scan2twin.config import resolve_config
+from scan2twin.progress import LogProgress
+from scan2twin.runner import StageRun, fetch_model, import_capture, run_pipeline
+from scan2twin.stages import STAGES
+from scan2twin.store.directory import DirectoryStore
+
+SPOT = Path(__file__).parents[1] / "data/spot-capture"
+
+# The smallest work that still gives a cow: what is tested is that the stages fit together, not how good they get.
+SMALL: dict[str, dict[str, Any]] = {
+    "condition": {"long_side": 400},
+    "mask": {"resolution": 160},
+    "reconstruct": {"iterations": 120, "resolution": 160, "grid": 32},
+    "export": {"texture_size": 256, "turntable_frames": 4, "turntable_size": 128},
+}
+
+
+class Outcome:
+    """The model, and what the first and the second run did."""
+
+    def __init__(self, folder: Path) -> None:
+        store = DirectoryStore(folder / "store")
+        config = resolve_config("draft", SMALL)
+        capture_id = import_capture(store, SPOT / "capture")
+        self.first: list[StageRun] = run_pipeline(store, capture_id, config, LogProgress())
+        self.second: list[StageRun] = run_pipeline(store, capture_id, config, LogProgress())
+        self.model = folder / "model"
+        fetch_model(store, capture_id, self.model)
+        self.report: dict[str, Any] = json.loads((self.model / "report.json").read_text())
+        self.geometry: GeometryFigures = compare_to_truth(self.model, SPOT / "truth")
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return Outcome(tmp_path_factory.mktemp("end-to-end"))
+
+
+def test_the_model_has_the_shape_and_the_metric_size_of_the_truth(outcome: Outcome) -> None:
+    assert outcome.geometry.chamfer_percent < 2.5
+    assert outcome.geometry.size_error_percent < 5
+
+
+def test_the_model_lies_where_the_object_lay(outcome: Outcome) -> None:
+    assert outcome.geometry.alignment_mm < 10
+    assert outcome.geometry.alignment_degrees < 3
+
+
+def test_the_model_looks_like_views_it_has_not_seen(outcome: Outcome) -> None:
+    assert outcome.report["heldout_psnr_foreground"] > 17
+    assert outcome.report["mask_iou_heldout"] > 0.85
+
+
+def test_a_second_run_finds_every_stage_done(outcome: Outcome) -> None:
+    assert [run.skipped for run in outcome.first] == [False] * len(STAGES)
+    assert [run.skipped for run in outcome.second] == [True] * len(STAGES)
+    assert [a.manifest.fingerprint for a in outcome.first] == [b.manifest.fingerprint for b in outcome.second]
+
+
+def test_the_report_holds_what_scripts_read(outcome: Outcome) -> None:
+    report = outcome.report
+    for name in ("heldout_psnr", "heldout_psnr_foreground", "mask_iou_heldout", "peak_memory_mb"):
+        assert math.isfinite(report[name]), name
+    assert report["vertices"] > 500
+    assert report["triangles"] > 1000
+    assert isinstance(report["warnings"], list)
+    assert set(report["stage_seconds"]) >= {stage.name for stage in STAGES if not stage.publishes}
+    for name in ("model.glb", "model.json", "report.json", "preview.png"):
+        assert (outcome.model / name).stat().st_size > 0, name
