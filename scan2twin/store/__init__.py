@@ -8,17 +8,20 @@ from scan2twin.errors import ConfigError
 from scan2twin.store.base import ArtifactStore, StoredObject
 from scan2twin.store.directory import DirectoryStore
 
-__all__ = ["STORE_VARIABLE", "ArtifactStore", "StoredObject", "default_store_uri", "open_store"]
+__all__ = ["STORE_VARIABLE", "ArtifactStore", "StoredObject", "default_store_uri", "open_store", "user_data_folder"]
 
 STORE_VARIABLE = "SCAN2TWIN_STORE"
 
 
-def default_store_uri() -> str:
-    """Return $SCAN2TWIN_STORE, or else the folder `scan2twin/store` of the user's data folder (XDG)."""
-    if uri := os.environ.get(STORE_VARIABLE):
-        return uri
+def user_data_folder() -> Path:
+    """Return scan2twin's folder for the user's data: $XDG_DATA_HOME/scan2twin, else ~/.local/share/scan2twin."""
     data = os.environ.get("XDG_DATA_HOME")
-    return str((Path(data) if data else Path.home() / ".local" / "share") / "scan2twin" / "store")
+    return (Path(data) if data else Path.home() / ".local" / "share") / "scan2twin"
+
+
+def default_store_uri() -> str:
+    """Return $SCAN2TWIN_STORE, or else the folder `store` of the user's data folder."""
+    return os.environ.get(STORE_VARIABLE) or str(user_data_folder() / "store")
 
 
 def open_store(uri: str | None = None) -> ArtifactStore:

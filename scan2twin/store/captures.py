@@ -8,8 +8,9 @@ import logging
 import re
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel, ValidationError
@@ -181,6 +182,6 @@ def _days(store: ArtifactStore) -> Sequence[date]:
     for year in store.list_folders(CAPTURES):
         for month in store.list_folders(f"{CAPTURES}/{year}"):
             for day in store.list_folders(f"{CAPTURES}/{year}/{month}"):
-                if re.fullmatch(r"\d{4}/\d\d/\d\d", f"{year}/{month}/{day}"):
-                    days.append(date(int(year), int(month), int(day)))
+                with suppress(ValueError):  # a stray folder
+                    days.append(datetime.strptime(f"{year}/{month}/{day}", "%Y/%m/%d").date())
     return days
