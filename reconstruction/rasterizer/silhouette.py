@@ -23,8 +23,9 @@ from torch import Tensor
 
 from reconstruction.rasterizer.visibility import Floats, Ints
 
-# Longest walk in triangles. Nearly all end within four; see-through meshes and slivers set the tail.
-_MAX_STEPS = 16
+# Longest walk in triangles. A surface is seen edge-on near its silhouette: with 82 thousand triangles on a sphere 36
+# pixels wide walks of 40 are common, and a limit of 16 lost four fifths of the derivative of its area.
+_MAX_STEPS = 128
 
 
 @njit(cache=True, nogil=True)
@@ -139,6 +140,35 @@ def _walk(
 
 
 @njit(cache=True, nogil=True)
+def _mark_silhouettes(screen: NDArray[np.float64], triangles: Ints, opposite: Ints, marked: NDArray[np.uint8]) -> None:
+    """Set `marked` (H, W) where the cell from a pixel centre to the next may hold a silhouette edge.
+
+    Few pixels do, and only they are worth a walk. Folds have both neighbours' far vertices on one side; edges on which
+    a triangle is seen exactly edge-on count too.
+    """
+    height, width = marked.shape
+    slack = 1e-3  # pixels, against rounding of a crossing at a pixel centre
+    for t in range(triangles.shape[0]):
+        for k in range(3):
+            twin = opposite[t, k]
+            if 0 <= twin < 3 * t + k:
+                continue
+            a, b = triangles[t, (k + 1) % 3], triangles[t, (k + 2) % 3]
+            ax, ay, bx, by = screen[a, 0], screen[a, 1], screen[b, 0], screen[b, 1]
+            if twin >= 0:
+                here, there = triangles[t, k], triangles[twin // 3, twin % 3]
+                side_here = (bx - ax) * (screen[here, 1] - ay) - (by - ay) * (screen[here, 0] - ax)
+                side_there = (bx - ax) * (screen[there, 1] - ay) - (by - ay) * (screen[there, 0] - ax)
+                if side_here * side_there < 0.0:
+                    continue
+            x_min, x_max = max(min(ax, bx) - slack, 0.0), min(max(ax, bx) + slack, width - 1.0)
+            y_min, y_max = max(min(ay, by) - slack, 0.0), min(max(ay, by) + slack, height - 1.0)
+            if not (x_min <= x_max and y_min <= y_max):
+                continue
+            marked[int(y_min) : int(y_max) + 1, int(x_min) : int(x_max) + 1] = 1
+
+
+@njit(cache=True, nogil=True)
 def _find_crossings(
     clip: Floats, triangles: Ints, opposite: Ints, rast: Floats, crossings: Ints, positions: Floats
 ) -> int:
@@ -150,14 +180,19 @@ def _find_crossings(
     batch, height, width, _ = rast.shape
     count = 0
     screen = np.empty((clip.shape[1], 2), np.float64)  # pixel units, pixel centres at integers
+    marked = np.empty((height, width), np.uint8)
     for b in range(batch):
         for v in range(clip.shape[1]):
             w = np.float64(clip[b, v, 3])
             inverse = 1.0 / w if w > 0.0 else np.nan
             screen[v, 0] = (clip[b, v, 0] * inverse + 1.0) * (0.5 * width) - 0.5
             screen[v, 1] = (clip[b, v, 1] * inverse + 1.0) * (0.5 * height) - 0.5
+        marked[:] = 0
+        _mark_silhouettes(screen, triangles, opposite, marked)
         for j in range(height):
             for i in range(width):
+                if marked[j, i] == 0:
+                    continue
                 id_here = rast[b, j, i, 3]
                 for axis in range(2):
                     i_next, j_next = i + 1 - axis, j + axis
