@@ -25,6 +25,7 @@ with DAG(
     doc_md=__doc__,
     schedule=None,
     catchup=False,
+    is_paused_upon_creation=False,  # without a schedule nothing starts by itself
     max_active_runs=settings.max_active_runs,
     tags=["scan2twin"],
     params={

@@ -29,6 +29,7 @@ def stage_arguments(stage: Stage, result: str) -> list[str]:
         "--capture={{ params.capture_id }}",
         "--preset={{ params.preset }}",
         "--config={{ params.overrides | tojson }}",
+        "--run={{ run_id }}",
         f"--result={result}",
     ]
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from scan2twin import __version__
-from scan2twin.cli import benchmark, catalogue, doctor, pipeline, render
+from scan2twin.cli import airflow, benchmark, catalogue, doctor, pipeline, render
 from scan2twin.cli.options import console
 from scan2twin.errors import Scan2TwinError
 
@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 app.command("run")(pipeline.run)
 app.command("stage")(pipeline.stage)
+app.command("demo")(airflow.demo)
+app.command("up")(airflow.up)
 app.command("captures")(catalogue.captures)
 app.command("models")(catalogue.models)
 app.command("render")(render.render)

@@ -64,7 +64,7 @@ def run(
             {"capture_id": capture_id, "out": str(out), "seconds": seconds, "skipped": skipped, "report": report}
         )
         return
-    _summarise(report, out, seconds)
+    summarise(report, out, seconds)
 
 
 class _Announcer:
@@ -90,7 +90,8 @@ class _Announcer:
             console.print(warning, markup=False)
 
 
-def _summarise(report: dict[str, Any], out: Path, seconds: float) -> None:
+def summarise(report: dict[str, Any], out: Path, seconds: float) -> None:
+    """Say on the terminal what model lies in `out` and how good it is."""
     size = " × ".join(f"{length:.3f}" for length in report["size_m"])
     unit = "m" if report.get("metric", True) else "units (scale unknown)"
     console.print(
