@@ -69,25 +69,35 @@ class BarProgress:
     """Progress as a rich bar on a terminal (standard error, so that standard output stays machine-readable)."""
 
     def __init__(self, console: Console) -> None:
-        self._bars = RichProgress(
-            TextColumn("  {task.description:<34}"), BarColumn(bar_width=28), MofNCompleteColumn(),
-            TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[figures]}"),
-            console=console,
-        )  # fmt: skip
-        self._task: TaskID | None = None
-        self._bars.start()
+        self._console = console
+        self._bar: RichProgress | None = None
+        self._task = TaskID(0)
 
     def start(self, description: str, total: int) -> None:
         """See `Progress.start`."""
-        self._task = self._bars.add_task(description, total=total, figures="")
+        self.close()
+        self._bar = RichProgress(
+            TextColumn("    {task.description:<24}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=self._console,
+        )
+        self._task = self._bar.add_task(description, total=total, figures="")
+        self._bar.start()
 
     def advance(self, steps: int = 1, **figures: float) -> None:
         """See `Progress.advance`."""
-        if self._task is not None:
+        if self._bar is not None:
             if figures:
-                self._bars.update(self._task, figures=_figures_text(figures))
-            self._bars.advance(self._task, steps)
+                self._bar.update(self._task, figures=_figures_text(figures))
+            self._bar.advance(self._task, steps)
 
     def close(self) -> None:
         """See `Progress.close`."""
-        self._bars.stop()
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -199,7 +199,10 @@ def _run_and_commit(job: _Job, stage: Stage, earlier: Mapping[str, Manifest], te
     inputs = StageInputs(folders, {name: manifest.to_json() for name, manifest in earlier.items()})
     section = job.config.section(stage.name)
     with _PeakMemory() as memory:
-        result: StageResult = stage.load()(inputs, outputs, section, job.progress)
+        try:
+            result: StageResult = stage.load()(inputs, outputs, section, job.progress)
+        finally:
+            job.progress.close()  # its last line belongs to this stage
     ran = time.monotonic()
 
     folder, attempt = job.folder(stage), new_attempt()
