@@ -150,11 +150,11 @@ def test_inside_a_surface_nothing_changes() -> None:
 
 
 def test_edges_against_a_nearer_but_receding_surface_are_blended() -> None:
-    # A post stands on a floor that falls away steeply: beside the post the floor's pixel can be the nearer one,
-    # yet the post hides the floor.
-    floor = [[-2, -1.0, 1.9], [2, -1.0, 1.9], [2, 0.6, -6.0], [-2, 0.6, -6.0]]
-    post = [[-0.23, -0.75, 0.85], [0.31, -0.75, 0.85], [0.25, 0.9, 0.85], [-0.17, 0.9, 0.85]]
-    vertices = torch.tensor(floor + post)
+    # A wall recedes steeply to the right behind a slanting post. Left of the post the wall's pixel is the nearer one,
+    # yet the edge between them is the post's.
+    wall = [[-0.6, -3.0, 2.15], [1.4, -3.0, -7.85], [1.4, 3.0, -7.85], [-0.6, 3.0, 2.15]]
+    post = [[-0.17, -0.9, 0.3], [0.43, -0.9, 0.3], [0.37, 0.9, 0.3], [-0.23, 0.9, 0.3]]
+    vertices = torch.tensor(wall + post)
     triangles = torch.tensor([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]], dtype=torch.int32)
     clip = reference.to_clip(vertices, PROJECTION @ reference.orbit(0, 0, 3.0))[None]
     white_post = torch.tensor([0.0] * 4 + [1.0] * 4)[None, :, None].contiguous()
@@ -168,6 +168,11 @@ def test_edges_against_a_nearer_but_receding_surface_are_blended() -> None:
     fine = render(size * samples)[1].reshape(size, samples, size, samples).mean(dim=(1, 3))
     image = RASTERIZER.antialias(color, rast, clip, triangles)[0, ..., 0]
     sides = slice(6, 18)  # rows that show the post's sides only
+    left = slice(0, 12)
+    depth = rast[0, sides, left, 2]
+    first_of_post = color[0, sides, left, 0].argmax(dim=1)
+    rows = torch.arange(12)
+    assert (depth[rows, first_of_post - 1] < depth[rows, first_of_post]).any()
     assert (image[sides] - fine[sides]).abs().max() < 0.1
 
 
