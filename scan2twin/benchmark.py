@@ -55,7 +55,7 @@ class GeometryFigures:
 class CaptureFigures:
     """What one benchmark run measured."""
 
-    capture: str
+    capture: str  # its id
     preset: str
     seconds: float  # wall clock of the first run, process start to model on disk
     cpu_seconds: float  # user and system time of the first run with all its children
@@ -187,7 +187,7 @@ def benchmark_capture(
         second_run_seconds = _timed(command)
         report = json.loads((model / "report.json").read_text())
         return CaptureFigures(
-            capture=capture.name,
+            capture=report["capture_id"],
             preset=preset,
             seconds=seconds,
             cpu_seconds=after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
