@@ -22,14 +22,12 @@ from datetime import UTC, datetime
 from functools import cache, cached_property
 from pathlib import Path
 from types import FrameType
-from typing import Self
-
-import psutil
 
 from scan2twin import __version__, stages
 from scan2twin.config import PipelineConfig
 from scan2twin.errors import InputError, MissingArtifactError, ResourceError
 from scan2twin.logs import log_context
+from scan2twin.memory import PeakMemory
 from scan2twin.progress import Progress
 from scan2twin.stages import CAPTURE, Stage, StageInputs, StageResult
 from scan2twin.store import ArtifactStore
@@ -45,7 +43,6 @@ log = logging.getLogger("scan2twin")
 
 ARTIFACTS = "artifacts"
 COMMIT_VARIABLE = "SCAN2TWIN_COMMIT"  # set in images, which have no git checkout
-_MEMORY_SAMPLE_S = 0.1
 # Libraries whose release can change a result.
 _LIBRARIES = (
     "numba", "numpy", "onnxruntime", "opencv-python", "pillow", "pycolmap", "scipy", "torch", "trimesh", "xatlas",
@@ -198,7 +195,7 @@ def _run_and_commit(job: _Job, stage: Stage, earlier: Mapping[str, Manifest], te
     outputs.mkdir()
     inputs = StageInputs(folders, {name: manifest.to_json() for name, manifest in earlier.items()})
     section = job.config.section(stage.name)
-    with _PeakMemory() as memory:
+    with PeakMemory() as memory:
         try:
             result: StageResult = stage.load()(inputs, outputs, section, job.progress)
         finally:
@@ -239,37 +236,6 @@ def _run_and_commit(job: _Job, stage: Stage, earlier: Mapping[str, Manifest], te
         raise
     # From here on nothing is discarded: a commit that failed on its way back may still have reached the store.
     return commit(job.store, folder, manifest)
-
-
-class _PeakMemory:
-    """Watches the resident memory of this process and its children while the block runs."""
-
-    def __init__(self) -> None:
-        self.peak_bytes = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="peak-memory", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._sample()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._sample()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(_MEMORY_SAMPLE_S):
-            self._sample()
-
-    def _sample(self) -> None:
-        this = psutil.Process()
-        resident = this.memory_info().rss
-        for child in this.children(recursive=True):
-            with suppress(psutil.Error):  # it has ended meanwhile
-                resident += child.memory_info().rss
-        self.peak_bytes = max(self.peak_bytes, resident)
 
 
 @contextmanager

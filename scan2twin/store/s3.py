@@ -123,7 +123,7 @@ class S3Store:
             nonlocal tries
             tries += 1
             # The client's own methods pass no conditional header on, so this is a signed URL.
-            url = self._client.get_presigned_url("PUT", bucket, name, expires=timedelta(minutes=15))
+            url = self.presigned_url("PUT", key)
             response = self._http.request("PUT", url, body=data, headers={"If-None-Match": "*"})
             if response.status == HTTPStatus.PRECONDITION_FAILED:
                 return False
@@ -193,6 +193,12 @@ class S3Store:
             self._read(key, lambda: self._client.remove_object(bucket, name))
         except NotFoundError:
             return
+
+    def presigned_url(self, method: str, key: str, expires: timedelta = timedelta(minutes=15)) -> str:
+        """Return a URL with which anyone may GET or PUT this object until it expires."""
+        bucket, name = self._split(key)
+        url: str = self._client.get_presigned_url(method, bucket, name, expires=expires)
+        return url
 
     def _split(self, key: str) -> tuple[str, str]:
         """Return the bucket and the object's key."""

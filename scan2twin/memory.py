@@ -1,0 +1,42 @@
+"""How much memory a piece of work takes."""
+
+import threading
+from contextlib import suppress
+from typing import Self
+
+import psutil
+
+_SAMPLE_S = 0.1
+
+
+class PeakMemory:
+    """Watches the resident memory of this process, and of its children with it, while the block runs."""
+
+    def __init__(self, *, children: bool = True) -> None:
+        self._children = children
+        self.start_bytes = self.peak_bytes = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="peak-memory", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._sample()
+        self.start_bytes = self.peak_bytes
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._sample()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_SAMPLE_S):
+            self._sample()
+
+    def _sample(self) -> None:
+        this = psutil.Process()
+        resident = this.memory_info().rss
+        for child in this.children(recursive=True) if self._children else ():
+            with suppress(psutil.Error):  # it has ended meanwhile
+                resident += child.memory_info().rss
+        self.peak_bytes = max(self.peak_bytes, resident)
