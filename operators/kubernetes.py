@@ -43,7 +43,6 @@ class KubernetesStageOperator(KubernetesPodOperator):  # type: ignore[misc]  # a
     def execute(self, context: Any) -> dict[str, str] | None:
         """Start the pod and wait for it, or hand the waiting over to the triggerer."""
         refuse_unknown_conf(context["dag_run"].conf, context["dag"].params)
-        self.labels["scan2twin/capture"] = make_safe_label_value(context["params"]["capture_id"])
         result = super().execute(context)
         return manifest_reference(result) if result else None
 
@@ -55,9 +54,11 @@ class KubernetesStageOperator(KubernetesPodOperator):  # type: ignore[misc]  # a
     def build_pod_request_obj(self, context: Any = None, **options: Any) -> Any:
         """Return the pod; the sidecar uses the stage's own image, so that no second image is pulled."""
         pod = super().build_pod_request_obj(context, **options)
-        image = pod.spec.containers[0].image
-        for sidecar in pod.spec.containers[1:]:
-            sidecar.image = image
+        if context:
+            pod.metadata.labels["scan2twin/capture"] = make_safe_label_value(context["params"]["capture_id"])
+        stage, *sidecars = pod.spec.containers
+        for sidecar in sidecars:
+            sidecar.image = stage.image
         return pod
 
     def cleanup(self, pod: Any, remote_pod: Any, **options: Any) -> None:
@@ -65,13 +66,14 @@ class KubernetesStageOperator(KubernetesPodOperator):  # type: ignore[misc]  # a
         try:
             super().cleanup(pod, remote_pod, **options)
         except AirflowException:
-            exit_code = _exit_code(remote_pod)
+            exit_code = stage_exit_code(remote_pod)
             if not exit_code:  # the pod failed, not the stage: evicted, out of time, image not found
                 raise
             raise stage_failure(self.stage, exit_code) from None
 
 
-def _exit_code(pod: Any) -> int | None:
+def stage_exit_code(pod: Any) -> int | None:
+    """Return the exit code of the stage in a pod as Kubernetes describes it; None if it did not come to an end."""
     for status in (pod.status.container_statuses or []) if pod and pod.status else []:
         if status.name == BASE_CONTAINER and status.state and status.state.terminated:
             return int(status.state.terminated.exit_code)

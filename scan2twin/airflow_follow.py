@@ -1,12 +1,14 @@
 """Follows a run of a local Airflow through the log files of its tasks."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from scan2twin.airflow_server import LocalAirflow
 
 _STAGE_OUTPUT = "airflow.task.operators"  # the logger of what an operator says itself
+_LOG_LINE = re.compile(r"\S+ \S+ (?P<level>[A-Z]+) +\[\S+ \S+ \S+\] (?P<text>.*)")  # scan2twin.logs.FORMAT
 
 
 class RunFollower:
@@ -34,12 +36,20 @@ class RunFollower:
         whole = data[: data.rfind(b"\n") + 1]  # the last line may still be in the writing
         self._read[task_id, attempt] = self._read.get((task_id, attempt), 0) + len(whole)
         for line in whole.splitlines():
-            yield from _for_people(json.loads(line), task_id)
+            yield from _for_people(json.loads(line))
 
 
-def _for_people(record: dict[str, Any], stage: str) -> Iterator[str]:
+def _for_people(record: dict[str, Any]) -> Iterator[str]:
     """Yield a stage's output and errors; leave out what Airflow says of its own work."""
     if record.get("logger", "").startswith(_STAGE_OUTPUT):
-        yield record["event"].rpartition(f" {stage}] ")[2]  # without time and ids, see scan2twin.logs.FORMAT
+        yield _without_ids(record["event"])
     elif record.get("level") in ("error", "critical"):
         yield from (error["exc_value"] for error in record.get("error_detail") or [{"exc_value": record["event"]}])
+
+
+def _without_ids(line: str) -> str:
+    """Shorten a line of a stage's log to its text, and to its level where that says something."""
+    match = _LOG_LINE.fullmatch(line)
+    if not match:
+        return line
+    return match["text"] if match["level"] == "INFO" else f"{match['level'].lower()}: {match['text']}"
