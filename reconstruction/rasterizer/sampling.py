@@ -1,4 +1,4 @@
-"""Texture sampling on the CPU with gradients: bilinear or trilinear, 2D or cube maps (Laine et al. 2020, section 3.4).
+"""Texture sampling with gradients: bilinear or trilinear, 2D or cube maps (Laine et al. 2020, section 3.4).
 
 All mip levels lie one after another in one array, the *pyramid*, which torch builds by averaging 2 × 2 texels, so their
 gradients are torch's business and the kernels see one flat list of texels. Cube faces get a border of one texel from
@@ -15,6 +15,7 @@ from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
+from reconstruction.rasterizer.torch_sampling import sample_pyramid
 from reconstruction.rasterizer.visibility import Floats, Ints
 
 FilterMode = Literal["linear", "linear-mipmap-linear"]
@@ -269,7 +270,7 @@ def cube_direction(face: int, s: float, t: float) -> NDArray[np.float64]:
 
 def _with_borders(faces: Tensor) -> Tensor:
     """Give cube faces (B, 6, N, N, C) their borders and lay them out flat: (B, 6 * (N + 2)², C)."""
-    sources, corners, meeting = _border_sources(faces.shape[2])
+    sources, corners, meeting = (index.to(faces.device) for index in _border_sources(faces.shape[2]))
     texels = faces.flatten(1, 3)
     return texels[:, sources].index_copy(1, corners, texels[:, meeting].mean(dim=2))
 
@@ -294,6 +295,8 @@ def sample_levels(
     offsets = np.cumsum([0] + [texels.shape[1] for texels in flat[:-1]])
     levels = torch.tensor([(offset, *size) for offset, size in zip(offsets, sizes, strict=True)], dtype=torch.int32)
     pyramid = flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)
+    if pyramid.device.type != "cpu":
+        return sample_pyramid(pyramid, levels.to(pyramid.device), coordinates, level, boundary_mode)
     no_level = coordinates.new_empty(0, 0)
     out: Tensor = _Sample.apply(  # type: ignore[no-untyped-call]
         pyramid.contiguous(),

@@ -8,8 +8,9 @@ import reference_rasterizer as reference
 import torch
 from torch import Tensor
 
-from reconstruction.rasterizer import get_rasterizer
+from reconstruction.rasterizer import get_rasterizer, sampling
 from reconstruction.rasterizer.sampling import cube_direction, mip_level_from_derivatives, sample_levels
+from reconstruction.rasterizer.torch_sampling import sample_pyramid
 
 RASTERIZER = get_rasterizer("numba", torch.device("cpu"))
 
@@ -174,6 +175,38 @@ def test_cube_gradients_agree_with_finite_differences() -> None:
             obtained = (grads[index] * step).reshape(200, -1).sum(dim=1).double()
             close = (obtained - differences).abs() < 5e-3 * (1 + differences.abs())
             assert close.double().mean() > 0.95  # a few straddle texel centres, where the slope jumps
+
+
+@pytest.mark.parametrize("mode", ["wrap", "clamp", "cube"])
+@pytest.mark.parametrize("mipped", [False, True])
+def test_the_torch_version_for_gpus_agrees_with_the_kernels(
+    mode: str, mipped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(5)
+    cube = mode == "cube"
+    mips = [torch.rand(1, *((6,) if cube else ()), size, size, 2, generator=generator) for size in (8, 4, 4)]
+    mips = [mip.requires_grad_() for mip in mips]
+    coordinates = torch.randn(1, 300, 3 if cube else 2, generator=generator).requires_grad_()
+    level = (torch.rand(1, 300, generator=generator) * 3 - 0.5).requires_grad_() if mipped else None
+    weight = torch.randn(1, 300, 2, generator=generator)
+    inputs = [*mips, coordinates, level] if level is not None else [mips[0], coordinates]
+    used = mips if mipped else mips[:1]
+
+    expected = sample_levels(used, coordinates, level, mode)
+    expected_grads = torch.autograd.grad((expected * weight).sum(), inputs)
+    calls = []
+
+    def run_in_torch(pyramid: Tensor, levels: Tensor, at: Tensor, level: Tensor, code: int) -> Tensor:
+        calls.append(code)
+        return sample_pyramid(pyramid, levels, at, level if mipped else None, mode)
+
+    monkeypatch.setattr(sampling._Sample, "apply", run_in_torch)
+    obtained = sample_levels(used, coordinates, level, mode)
+    grads = torch.autograd.grad((obtained * weight).sum(), inputs)
+    assert len(calls) == 1
+    torch.testing.assert_close(obtained, expected, atol=1e-5, rtol=0)
+    for grad, expected_grad in zip(grads, expected_grads, strict=True):
+        torch.testing.assert_close(grad, expected_grad, atol=1e-4, rtol=1e-3)
 
 
 def test_missing_mip_information_and_wrong_shapes_are_refused() -> None:
