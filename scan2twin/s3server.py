@@ -5,7 +5,6 @@ import os
 import random
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from scan2twin.errors import ConfigError, StoreError
+from scan2twin.processes import end_groups, start_in_own_group
 
 _SERVERS = ("master", "volume", "filer", "s3", "admin")
 _GRPC_OFFSET = 10_000  # SeaweedFS's own: the gRPC port of each server is its HTTP port plus this
@@ -98,10 +98,7 @@ class EmbeddedS3:
         # Nothing else is inherited: a stray AWS_… or S3_… variable would change the server.
         environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.folder), **self.environment}
         with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                command, env=environment, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,  # a process group of its own, which is ended as one
-            )  # fmt: skip
+            self._process = start_in_own_group(command, environment=environment, stdout=log, cwd=self.folder)
 
     @property
     def _log(self) -> Path:
@@ -131,12 +128,8 @@ class EmbeddedS3:
         if self._process is None:
             return
         # A server whose objects go with it has nothing to put in order first.
-        for stop_signal in (signal.SIGKILL,) if self._temporary else (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, stop_signal)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(_STOP_TIMEOUT_S)
-                break
+        end_groups([self._process], 0.0 if self._temporary else _STOP_TIMEOUT_S)
+        self._process.wait()
         self._process = None
         for port in self._ports.values():
             for number in (port, port + _GRPC_OFFSET):

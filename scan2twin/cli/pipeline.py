@@ -55,7 +55,7 @@ def run(
         )
     finally:
         progress.close()
-    fetch_model(artifacts, capture_id, out)
+    fetch_model(artifacts, capture_id, out, runs[-1].manifest)
     seconds = round(time.monotonic() - started, 1)
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     if json_:

@@ -98,7 +98,6 @@ def download_files(store: ArtifactStore, folder: str, files: Sequence[FileEntry]
 
     def get(entry: FileEntry) -> None:
         key, path = f"{folder}/{entry.name}", target / entry.name
-        path.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(2):
             sha256 = store.get_file(key, path)
             if sha256 == entry.sha256:
@@ -108,4 +107,6 @@ def download_files(store: ArtifactStore, folder: str, files: Sequence[FileEntry]
             f"{entry.size} bytes with {entry.sha256}"
         )
 
+    for parent in {(target / entry.name).parent for entry in files}:
+        parent.mkdir(parents=True, exist_ok=True)
     parallel(get, files)

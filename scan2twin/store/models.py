@@ -62,14 +62,14 @@ def list_models(store: ArtifactStore) -> list[PublishedModel]:
     return [model for model in models if model is not None]
 
 
-def fetch_model(store: ArtifactStore, capture_id: str, out_dir: Path) -> Manifest:
-    """Write the latest model's files into `out_dir` and return its manifest.
+def fetch_model(store: ArtifactStore, capture_id: str, out_dir: Path, manifest: Manifest | None = None) -> Manifest:
+    """Write a model's files, the latest or the one of `manifest`, into `out_dir` and return its manifest.
 
     Every file is first downloaded beside and checked, so a failure leaves `out_dir` as it was; each then replaces
     its predecessor in one step. Other files in `out_dir` stay. Raises MissingArtifactError if nothing is published.
     """
-    model = latest_model(store, capture_id)
-    manifest = None if model is None else read_manifest(store, f"{MODELS}/{capture_id}/{model.fingerprint}")
+    if manifest is None and (model := latest_model(store, capture_id)) is not None:
+        manifest = read_manifest(store, f"{MODELS}/{capture_id}/{model.fingerprint}")
     if manifest is None:
         raise MissingArtifactError(f"store {store.uri}: no model of capture {capture_id!r} is published; run it first")
     with disk_errors(f"writing the model of {capture_id} to {out_dir}"):

@@ -35,6 +35,7 @@ FIRST_DELAY_S = 0.2
 MAX_DELAY_S = 5.0
 _TIMEOUT = urllib3.Timeout(connect=5.0, read=60.0)  # seconds; read: between two packets, not for the whole object
 _CHUNK_BYTES = 1 << 20
+_WHOLE_BYTES = 4 << 20  # smaller objects are read in one go, which saves the client two copies
 _PAGE = 1000  # keys a listing request returns at most
 _DEFAULT_REGION = "us-east-1"  # what servers other than AWS expect; known, it saves a request a bucket
 
@@ -142,8 +143,9 @@ class S3Store:
         def get() -> str:
             digest = hashlib.sha256()
             response = self._client.get_object(bucket, name)
+            small = int(response.headers.get("Content-Length", _WHOLE_BYTES)) < _WHOLE_BYTES
             with response, disk_errors(f"store {self.uri}: copying {key} to {path}"), path.open("wb") as file:
-                for chunk in response.stream(_CHUNK_BYTES):
+                for chunk in response.stream(None if small else _CHUNK_BYTES):
                     digest.update(chunk)
                     file.write(chunk)
             return digest.hexdigest()

@@ -225,6 +225,9 @@ def test_publishing_flips_the_pointer(world: World, tmp_path: Path) -> None:
     other = resolve_config("standard", {"export": {"texture_size": 512}})
     second = world.run(other)[-1].manifest
     assert [m.fingerprint for m in list_models(world.store)] == [second.fingerprint] != [first.fingerprint]
+    fetch_model(world.store, CAPTURE_ID, tmp_path / "first", first)
+    fetched = json.loads((tmp_path / "first" / "inputs.json").read_text())
+    assert fetched["fingerprints"]["export"] == world.stage("export").manifest.fingerprint != second.inputs["export"]
     # The first is still whole: asking for it again shows it again, without running anything.
     assert all(run.skipped for run in world.run())
     assert [m.fingerprint for m in list_models(world.store)] == [first.fingerprint]

@@ -40,6 +40,7 @@ def run(inputs, outputs, config, progress):
         "files": {name: sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
                   for name, folder in inputs.folders.items()},
         "manifests": {name: manifest["metrics"] for name, manifest in inputs.manifests.items()},
+        "fingerprints": {name: manifest["fingerprint"] for name, manifest in inputs.manifests.items()},
         "config": config.model_dump(mode="json"),
     }))
     return StageResult({"stage": "NAME"}, ["NAME warns"])

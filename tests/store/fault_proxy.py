@@ -1,6 +1,7 @@
 """A small HTTP proxy in front of a real S3 server that breaks chosen requests in chosen ways."""
 
 import http.client
+import ssl
 import threading
 from collections import deque
 from enum import Enum, auto
@@ -31,7 +32,7 @@ _DOCUMENTS = {
 class FaultProxy:
     """Forwards every request to `upstream` (host:port); `faults` are used up one a request of a chosen method."""
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, tls: ssl.SSLContext | None = None) -> None:
         self.faults: deque[Fault] = deque()
         self.methods = {"GET", "PUT", "HEAD", "DELETE", "POST"}  # whose requests faults are for
         self.seen: list[str] = []  # "GET /bucket/key", in order
@@ -85,6 +86,8 @@ class FaultProxy:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self.endpoint = f"127.0.0.1:{self._server.server_address[1]}"
 

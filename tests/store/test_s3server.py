@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -37,6 +39,19 @@ def test_leaves_nothing_without_a_folder() -> None:
         assert folder.is_dir()
     assert not folder.exists()
     assert not [path for port in ports.values() for path in Path("/tmp").glob(f"*-{port}.sock")]
+
+
+def test_ends_with_its_parent_however_that_ends() -> None:
+    script = (
+        "import time; from scan2twin.s3server import EmbeddedS3; server = EmbeddedS3(); server.start();"
+        "print(server._process.pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        server = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    server.wait(30)
+    assert not server.is_running()
 
 
 def test_says_when_it_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

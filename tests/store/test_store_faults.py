@@ -2,12 +2,19 @@
 
 import hashlib
 import socket
+import ssl
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 import urllib3
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from fault_proxy import Fault, FaultProxy
 
 from scan2twin.errors import ConfigError, IntegrityError, NotFoundError, StoreError
@@ -139,6 +146,48 @@ def test_bytes_damaged_for_good_are_refused(flaky: ArtifactStore, tmp_path: Path
         flaky.put_bytes(KEY, damaged)
         with pytest.raises(IntegrityError, match=f"{KEY} is damaged: {len(damaged)} bytes"):
             download_files(flaky, "artifacts/mug", [entry], tmp_path)
+
+
+def make_certificate(folder: Path) -> Path:
+    """Write a certificate for 127.0.0.1 that signs itself, with its key, to a .pem file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    address = x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(address, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "certificate.pem"
+    path.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate.public_bytes(Encoding.PEM)
+    )
+    return path
+
+
+def test_tls_with_an_authority_of_ones_own(
+    s3_server: EmbeddedS3, s3_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = make_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with FaultProxy(s3_server.endpoint, context) as proxy:
+        uri = f"s3+https://{proxy.endpoint}/t{uuid4().hex[:8]}"
+        with pytest.raises(StoreError, match=r"CERTIFICATE_VERIFY_FAILED.*check the endpoint, its certificate"):
+            open_store(uri).put_bytes(KEY, DATA)
+        assert proxy.seen == []
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate))
+        store = open_store(uri)
+        store.put_bytes(KEY, DATA)
+        assert store.put_bytes("artifacts/mug/manifest.json", DATA, if_absent=True)
+        assert store.read_bytes(KEY) == DATA
 
 
 @pytest.mark.parametrize(
