@@ -3,33 +3,40 @@
 Writes `mesh.npz` (vertices (V, 3) float32 in the unit frame, faces (F, 3) int32, counter-clockwise from outside),
 `field.pt` (see `reconstruction.field.load_field`), `views.npz` (of every training view: its frame's index,
 camera_from_unit (B, 4, 4) as refined and its gain (B, 3) on linear RGB), `metrics.jsonl` (a line every few iterations),
-`heldout/NNNNNN.png` (photo | rendering | error ×4) and `result.json`.
+`heldout/NNNNNN.png` (photo | rendering | error ×4), `heldout/cameras.npz` (of every held-out view: its frame's index,
+clip_from_unit (B, 4, 4) and gain (B, 3) as fitted) and `result.json`.
+
+Held-out figures: `heldout_psnr` is over the whole square view, photo and rendering both on black;
+`heldout_psnr_foreground` over the pixels whose mask is at least one half; `mask_iou_heldout` is the overlap of
+coverage and mask at one half. They are taken after the view's pose and exposure were fitted to its photo with the model
+held fixed, since a phone knows neither exactly; `heldout_as_given` has the same figures without any fitting.
 """
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from reconstruction.cameras import se3_exp
+from reconstruction.checkpoint import Checkpoints
 from reconstruction.data import Views, check_cameras, load_views
+from reconstruction.finished_model import FinishedModel
 from reconstruction.measure import ViewFigures, comparison_picture, measure_view, standouts
 from reconstruction.mesh_cleanup import remove_floaters
 from reconstruction.optimise import Optimiser
-from reconstruction.rasterizer import Rasterizer, get_rasterizer
-from reconstruction.view_renderer import render_view
+from reconstruction.rasterizer import get_rasterizer
+from reconstruction.training_log import TrainingLog
 from scan2twin.config import ReconstructConfig
 from scan2twin.frames import Dataset
 from scan2twin.progress import Progress
 from scan2twin.stages import StageInputs, StageResult
 
-LOG_EVERY = 10  # iterations between lines of metrics.jsonl
+POOR_IOU = 0.95  # overlap of mask and rendering below which a mask that stands out is worth a word
 
 
 def run(inputs: StageInputs, outputs: Path, config: ReconstructConfig, progress: Progress) -> StageResult:
@@ -51,111 +58,115 @@ def run(inputs: StageInputs, outputs: Path, config: ReconstructConfig, progress:
 
     rasterizer = get_rasterizer("auto", torch.device("cpu"))
     optimiser = Optimiser(train, object_size, config, rasterizer)
-    _optimise(optimiser, outputs, progress)
+    _optimise(optimiser, outputs, Checkpoints(inputs.checkpoints), progress)
 
     with torch.no_grad():
         mesh = optimiser.surface.mesh()
-    vertices, faces, dropped = remove_floaters(mesh.vertices.numpy(), mesh.faces.numpy())
-    model = FinishedModel(vertices, faces, optimiser, rasterizer)
-    np.savez(outputs / "mesh.npz", vertices=vertices, faces=faces)
-    optimiser.field.save(outputs / "field.pt")
-    with torch.no_grad():
+        vertices, faces, dropped = remove_floaters(mesh.vertices.numpy(), mesh.faces.numpy())
+        np.savez(outputs / "mesh.npz", vertices=vertices, faces=faces)
         refined = se3_exp(optimiser.twist) @ train.camera_from_unit
         np.savez(outputs / "views.npz", index=train.index, camera_from_unit=refined, gain=optimiser.gains())
+    optimiser.field.save(outputs / "field.pt")
 
-    progress.start("measure", len(train) + len(heldout))
-    train_figures = [model.measure(train, k, None, progress) for k in range(len(train))]
-    (outputs / "heldout").mkdir()
-    heldout_figures = [model.measure(heldout, k, outputs / "heldout", progress) for k in range(len(heldout))]
-
+    field = optimiser.field.requires_grad_(False)
+    model = FinishedModel(torch.from_numpy(vertices), torch.from_numpy(faces), field, rasterizer)
+    train_figures = _measure_train(model, optimiser, progress)
+    heldout_figures = _measure_heldout(model, heldout, outputs / "heldout", progress)
     metrics: dict[str, Any] = {
-        **_heldout_metrics(heldout_figures),
-        "train_psnr_foreground": _mean([f.psnr_foreground_gain for f in train_figures]),
+        **heldout_figures,
+        "train_psnr_foreground": _mean([f.psnr_foreground for f in train_figures]),
         "vertices": len(vertices),
         "triangles": len(faces),
         "floaters_removed": dropped,
         "cpu_seconds": round(time.process_time() - started, 1),
     }
     (outputs / "result.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
-    return StageResult(metrics, [*warnings, *left_out, *_warnings(train, train_figures, heldout)])
+    return StageResult(metrics, [*warnings, *left_out, *_warnings(optimiser, train_figures, len(heldout))])
 
 
-def _optimise(optimiser: Optimiser, outputs: Path, progress: Progress) -> None:
+def _optimise(optimiser: Optimiser, outputs: Path, checkpoints: Checkpoints, progress: Progress) -> None:
+    resumed = checkpoints.restore(optimiser)
     progress.start("reconstruct", optimiser.config.iterations)
-    clock = time.monotonic()
-    with (outputs / "metrics.jsonl").open("w", encoding="utf-8") as log:
+    progress.advance(optimiser.iteration)
+    clock, speed = time.monotonic(), 0.0
+    with TrainingLog(outputs, optimiser.config.tensorboard, resumed_at=optimiser.iteration if resumed else None) as log:
         for step in optimiser.run():
             now = time.monotonic()
-            speed, clock = 1 / max(now - clock, 1e-6), now
+            speed = 0.9 * speed + 0.1 / max(now - clock, 1e-6) if speed else 1 / max(now - clock, 1e-6)
+            clock = now
             progress.advance(loss=step.loss, psnr=step.psnr, it_per_s=speed)
-            if step.iteration % LOG_EVERY == 0:
-                line = {
-                    "iteration": step.iteration,
-                    "frame": optimiser.views.index[step.view],
-                    "loss": round(step.loss, 6),
-                    "psnr": round(step.psnr, 3),
-                    "triangles": step.triangles,
-                }
-                log.write(json.dumps(line) + "\n")
+            log.write(step, optimiser.views.index[step.view])
+            checkpoints.offer(optimiser)
 
 
-@dataclass(frozen=True)
-class FinishedModel:
-    """The cleaned mesh with what renders it."""
-
-    vertices: NDArray[np.float32]
-    faces: NDArray[np.int32]
-    optimiser: Optimiser
-    rasterizer: Rasterizer
-
-    @torch.no_grad()
-    def measure(self, views: Views, number: int, pictures: Path | None, progress: Progress) -> ViewFigures:
-        """Render view `number`, measure it, and leave the comparison in the folder `pictures` if given."""
-        vertices, faces = torch.from_numpy(self.vertices), torch.from_numpy(self.faces)
-        if views is self.optimiser.views:
-            clip_from_unit = self.optimiser.clip_from_unit(number)
-        else:
-            clip_from_unit = views.clip_from_camera[number] @ views.camera_from_unit[number]
-        rendering = render_view(
-            self.rasterizer, vertices, faces, None, self.optimiser.field, clip_from_unit, views.resolution
-        )
-        photo = views.images[number].float() / 255
-        figures = measure_view(rendering, photo)
-        if pictures is not None:
-            picture = comparison_picture(rendering, photo, figures.gain)
-            cv2.imwrite(str(pictures / f"{views.index[number]:06d}.png"), picture[:, :, ::-1])
+@torch.no_grad()
+def _measure_train(model: FinishedModel, optimiser: Optimiser, progress: Progress) -> list[ViewFigures]:
+    views, gains, figures = optimiser.views, optimiser.gains(), []
+    progress.start("measure training views", len(views))
+    for k in range(len(views)):
+        rendering = model.render(optimiser.clip_from_unit(k), views.resolution, gains[k])
+        figures.append(measure_view(rendering, views.images[k].float() / 255))
         progress.advance()
-        return figures
+    return figures
+
+
+def _measure_heldout(model: FinishedModel, views: Views, pictures: Path, progress: Progress) -> dict[str, Any]:
+    """Measure the held-out views, leave a comparison of each in `pictures`, and return the metrics."""
+    pictures.mkdir()
+    fitted, as_given, cameras, gains = [], [], [], []
+    progress.start("measure held-out views", len(views))
+    for k in range(len(views)):
+        photo = views.images[k].float() / 255
+        camera, gain = model.fit_camera(views, k)
+        with torch.no_grad():
+            given = model.render(views.clip_from_camera[k] @ views.camera_from_unit[k], views.resolution)
+            rendering = model.render(camera, views.resolution, gain)
+        as_given.append(measure_view(given, photo))
+        fitted.append(measure_view(rendering, photo))
+        cameras.append(camera.numpy())
+        gains.append(gain.numpy())
+        picture = comparison_picture(rendering, photo)
+        cv2.imwrite(str(pictures / f"{views.index[k]:06d}.png"), picture[:, :, ::-1])
+        progress.advance()
+    np.savez(
+        pictures / "cameras.npz",
+        index=views.index,
+        clip_from_unit=np.array(cameras, np.float32).reshape(-1, 4, 4),
+        gain=np.array(gains, np.float32).reshape(-1, 3),
+    )
+    means = _means(fitted)
+    return {
+        "heldout_views": len(views),
+        "heldout_psnr": means["psnr"],
+        "heldout_psnr_foreground": means["psnr_foreground"],
+        "mask_iou_heldout": means["mask_iou"],
+        "heldout_as_given": _means(as_given),
+    }
+
+
+def _means(figures: list[ViewFigures]) -> dict[str, float | None]:
+    names = ("psnr", "psnr_foreground", "mask_iou")
+    return {name: _mean([asdict(f)[name] for f in figures]) for name in names}
 
 
 def _mean(values: list[float]) -> float | None:
     return round(float(np.mean(values)), 4) if values else None
 
 
-def _heldout_metrics(figures: list[ViewFigures]) -> dict[str, Any]:
-    return {
-        "heldout_views": len(figures),
-        "heldout_psnr": _mean([f.psnr_gain for f in figures]),
-        "heldout_psnr_foreground": _mean([f.psnr_foreground_gain for f in figures]),
-        "heldout_psnr_without_gain": _mean([f.psnr for f in figures]),
-        "heldout_psnr_foreground_without_gain": _mean([f.psnr_foreground for f in figures]),
-        "mask_iou_heldout": _mean([f.mask_iou for f in figures]),
-    }
-
-
-def _warnings(train: Views, figures: list[ViewFigures], heldout: Views) -> list[str]:
-    warnings = []
-    if len(heldout) == 0:
+def _warnings(optimiser: Optimiser, figures: list[ViewFigures], heldout_views: int) -> list[str]:
+    index, warnings = optimiser.views.index, []
+    if heldout_views == 0:
         warnings.append("no view was held out, so the model's quality on new views is not measured")
-    for k in standouts(np.array([10 ** (-f.psnr_foreground_gain / 20) for f in figures])):
-        warnings.append(
-            f"frame {train.index[k]}: does not fit the model ({figures[k].psnr_foreground_gain:.1f} dB); "
-            "its pose, mask or sharpness is likely off"
-        )
-    for k in standouts(np.array([1 - f.mask_iou for f in figures])):
-        if figures[k].mask_iou < 0.95:
+    unlike = set(standouts(np.array([1 - f.mask_iou for f in figures])).tolist())
+    for k, view in enumerate(figures):
+        if k in unlike and view.mask_iou < POOR_IOU:
             warnings.append(
-                f"frame {train.index[k]}: its mask disagrees with the other views (IoU {figures[k].mask_iou:.2f}); "
-                "look at it"
+                f"frame {index[k]}: its mask disagrees with the other views (overlap {view.mask_iou:.2f}); "
+                "look at its mask and pose"
+            )
+        elif optimiser.trust[k] < 1:
+            warnings.append(
+                f"frame {index[k]}: does not fit the other views ({view.psnr_foreground:.1f} dB) and counted only "
+                f"{float(optimiser.trust[k]):.0%}; its pose, mask or sharpness is likely off"
             )
     return warnings

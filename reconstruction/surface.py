@@ -1,18 +1,19 @@
 """The geometry being optimised: signed distances and offsets on one narrow band of the tetrahedral grid."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
 from reconstruction.isosurface import extract_topology, surface_vertices
-from reconstruction.tetgrid import Band, Float32Array, Lattice, narrow_band
+from reconstruction.tetgrid import Band, Float32Array, Float64Array, Lattice, narrow_band
 
 BAND_RINGS = 2  # edges on either side of the surface that the band reaches
 # How far a grid vertex may move, in cells. The tetrahedra are 0.71 cells high (BCC), so two vertices that come
 # towards each other by this much do not pass.
 MAX_OFFSET = 0.3
+FAR_CELLS = 3.0  # signed distances are clipped to this at the start, cells
 
 
 class Mesh(NamedTuple):
@@ -33,61 +34,85 @@ class Surface(nn.Module):
     The values off the band stay in `_dense`, so that the band can follow the surface (`follow`).
     """
 
-    def __init__(self, lattice: Lattice, sdf: Float32Array) -> None:
-        """Start from signed distances (M,), unit-frame lengths, at the lattice's points."""
+    def __init__(self, lattice: Lattice, sdf: Float32Array, offset: Float32Array | None = None) -> None:
+        """Start from signed distances (M,), in cells, and offsets (M, 3) of the lattice's points."""
         super().__init__()
         self.lattice = lattice
-        self._dense = np.where(lattice.border, 2.0, np.clip(sdf / lattice.spacing, -3, 3)).astype(np.float32)
-        self._dense_offset = np.zeros((len(lattice), 3), np.float32)
+        self._dense = sdf.copy()
+        self._dense_offset = np.zeros((len(lattice), 3), np.float32) if offset is None else offset.copy()
         self.sdf = nn.Parameter(torch.empty(0))
         self.offset = nn.Parameter(torch.empty(0))
         self._set_band()
 
+    @classmethod
+    def from_distance(cls, lattice: Lattice, distance: Float32Array) -> "Surface":
+        """Start from signed distances (M,), unit-frame lengths; the lattice's border is held outside."""
+        cells = np.clip(distance / np.float32(lattice.spacing), -FAR_CELLS, FAR_CELLS)
+        return cls(lattice, np.where(lattice.border, np.float32(FAR_CELLS), cells))
+
     def _set_band(self) -> None:
         self.band: Band = narrow_band(self.lattice, self._dense, BAND_RINGS)
         vertices = self.band.vertices
-        self.free = torch.from_numpy(self.band.free.astype(np.float32))
-        self.rest = torch.from_numpy(self.lattice.positions[vertices])
+        self._free = torch.from_numpy(self.band.free.astype(np.float32))
+        self._rest = torch.from_numpy(self.lattice.positions[vertices])
+        self._edges = torch.from_numpy(self.band.edges).long()
         self.sdf.data = torch.from_numpy(self._dense[vertices])
         self.offset.data = torch.from_numpy(self._dense_offset[vertices])
-        self._edges = torch.from_numpy(self.band.edges).long()
 
-    def write_back(self) -> None:
-        """Bring the dense values up to date with the band's."""
+    def state(self) -> dict[str, Any]:
+        """Return all that `from_state` needs. The band is not kept: call `follow` first."""
+        return {
+            "low": self.lattice.low.tolist(),
+            "high": self.lattice.high.tolist(),
+            "spacing": self.lattice.spacing,
+            "sdf": torch.from_numpy(self._dense.copy()),
+            "offset": torch.from_numpy(self._dense_offset.copy()),
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> "Surface":
+        """Rebuild a surface from its `state`."""
+        lattice = Lattice(np.array(state["low"]), np.array(state["high"]), state["spacing"])
+        return cls(lattice, state["sdf"].numpy(), state["offset"].numpy())
+
+    def _write_back(self) -> None:
         self._dense[self.band.vertices] = self.sdf.detach().numpy()
         self._dense_offset[self.band.vertices] = self.offset.detach().numpy()
 
     def follow(self, optimizer: torch.optim.Optimizer) -> None:
         """Centre the band on the surface again, taking the optimiser's moments along."""
-        self.write_back()
+        self._write_back()
         before = self.band.vertices
         self._set_band()
+        free = self.band.free
         for parameter in (self.sdf, self.offset):
             for name, moment in optimizer.state[parameter].items():
                 if name != "step":
                     dense = torch.zeros(len(self.lattice), *moment.shape[1:])
                     dense[before] = moment
-                    optimizer.state[parameter][name] = dense[self.band.vertices]
+                    moment = dense[self.band.vertices]
+                    moment[~free] = 0  # momentum must not carry the rim's signs over zero
+                    optimizer.state[parameter][name] = moment
             parameter.grad = None
 
-    def refined(self, spacing: float, low: np.ndarray, high: np.ndarray) -> "Surface":
+    def refined(self, spacing: float, low: Float64Array, high: Float64Array) -> "Surface":
         """Return the same surface on a lattice of other `spacing` over the box from `low` to `high`."""
-        self.write_back()
+        self._write_back()
         lattice = Lattice(low, high, spacing)
-        sdf = self.lattice.interpolate(self._dense, lattice.positions, outside=2.0)
-        return Surface(lattice, sdf * self.lattice.spacing)
+        cells = self.lattice.interpolate(self._dense, lattice.positions, outside=FAR_CELLS)
+        return Surface.from_distance(lattice, cells * np.float32(self.lattice.spacing))
 
     def mesh(self) -> Mesh:
         """Extract the surface; its vertices carry gradients to `sdf` and `offset`."""
         crossed, faces = extract_topology(self.sdf.detach().numpy() < 0, self.band)
         edges = self._edges[torch.from_numpy(crossed)]
-        positions = self.rest + self.lattice.spacing * MAX_OFFSET * torch.tanh(self.offset)
+        positions = self._rest + self.lattice.spacing * MAX_OFFSET * torch.tanh(self.offset)
         return Mesh(surface_vertices(positions, self.sdf, edges), torch.from_numpy(faces), edges)
 
     def hold_rim(self) -> None:
         """Drop the gradients of the band's rim, whose signs must not change."""
         if self.sdf.grad is not None:
-            self.sdf.grad *= self.free
+            self.sdf.grad *= self._free
 
 
 def laplacian_loss(mesh: Mesh, spacing: float) -> torch.Tensor:

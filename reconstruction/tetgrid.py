@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 Int32Array = NDArray[np.int32]
 Float32Array = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 # Columns: the primitive vectors of the BCC lattice, in cubic cells. Its inverse maps positions to the lattice.
@@ -47,17 +48,18 @@ TET_CORNERS, TET_EDGES = _tet_table()
 class Lattice:
     """All BCC points of an axis-aligned box (numpy; built once a level).
 
-    Attributes: `positions` (M, 3) float32, unit frame; `coordinates` (M, 3) int32, lattice; `spacing`, the side
-    of a cubic cell in unit-frame lengths; `border` (M,) bool, points within one cell of the box's faces.
+    Attributes: `positions` (M, 3) float32, unit frame; `coordinates` (M, 3) int32, lattice; `low` and `high` (3,), the
+    box; `spacing`, the side of a cubic cell in unit-frame lengths; `border` (M,) bool, points within one cell of the
+    box's faces.
     """
 
-    def __init__(self, low: NDArray[np.float64], high: NDArray[np.float64], spacing: float) -> None:
+    def __init__(self, low: Float64Array, high: Float64Array, spacing: float) -> None:
         cells = np.maximum(np.ceil((high - low) / spacing - 1e-9).astype(int), 2)
-        self.origin, self.spacing = np.asarray(low, np.float64), spacing
+        self.low, self.high, self.spacing = low, high, spacing
         corners = np.stack(np.meshgrid(*(np.arange(c + 1) for c in cells), indexing="ij"), -1).reshape(-1, 3)
         centres = np.stack(np.meshgrid(*(np.arange(c) for c in cells), indexing="ij"), -1).reshape(-1, 3) + 0.5
         cubic = np.concatenate([corners, centres])
-        self.positions: Float32Array = (self.origin + spacing * cubic).astype(np.float32)
+        self.positions: Float32Array = (self.low + spacing * cubic).astype(np.float32)
         self.border: BoolArray = np.any((cubic < 1) | (cubic > cells - 1), axis=1)
         self.coordinates: Int32Array = np.rint(cubic @ PRIMITIVE_INVERSE).astype(np.int32)
         # Dense table from lattice coordinates to point numbers, padded so that +1 never leaves it.
@@ -80,7 +82,7 @@ class Lattice:
         Freudenthal's tetrahedron of a point follows from the order of its fractional coordinates. Points in no
         tetrahedron of the lattice get `outside`.
         """
-        lattice = ((points - self.origin) / self.spacing) @ PRIMITIVE_INVERSE
+        lattice = ((points - self.low) / self.spacing) @ PRIMITIVE_INVERSE
         base = np.floor(lattice).astype(np.int32)
         fraction = lattice - base
         order = np.argsort(-fraction, axis=1, kind="stable")

@@ -30,10 +30,13 @@ class StageInputs:
 
     `folders` maps each input (a stage's name or `CAPTURE`) to the folder with its files, read-only by
     agreement. `manifests` maps the name of every stage that ran before to its manifest as plain JSON.
+    `checkpoints` is a folder that outlives a killed run of this stage with these inputs and this configuration, where
+    the runner has one: what an earlier try left there is found again.
     """
 
     folders: Mapping[str, Path]
     manifests: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    checkpoints: Path | None = None
 
     def __getitem__(self, name: str) -> Path:
         """Return the folder of input `name`."""

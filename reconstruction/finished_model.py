@@ -1,0 +1,61 @@
+"""The finished mesh and field, and how well they match views."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from reconstruction.cameras import se3_exp
+from reconstruction.data import Views
+from reconstruction.field import MaterialField
+from reconstruction.rasterizer import Rasterizer
+from reconstruction.view_renderer import render_view
+
+FIT_STEPS = 24
+FIT_RATE = 0.0015  # radians and unit-frame lengths, first step; falls linearly to zero
+FIT_PRIOR = 1.0  # weight of the squared correction, as in the optimisation but looser: the model is fixed
+
+
+@dataclass(frozen=True)
+class FinishedModel:
+    """A mesh (vertices (V, 3) float32, unit frame; faces (F, 3) int32) with its material field."""
+
+    vertices: torch.Tensor
+    faces: torch.Tensor
+    field: MaterialField
+    rasterizer: Rasterizer
+
+    def render(self, clip_from_unit: torch.Tensor, resolution: int, gain: torch.Tensor | None = None) -> torch.Tensor:
+        """Render (R, R, 4) premultiplied sRGB and coverage, bottom row first; differentiable in camera and gain."""
+        return render_view(
+            self.rasterizer, self.vertices, self.faces, self.rasterizer.build_topology(self.faces), self.field,
+            clip_from_unit, resolution, gain,
+        )  # fmt: skip
+
+    def fit_camera(self, views: Views, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Fit a view's pose and exposure to its photo, the model held fixed: clip_from_unit (4, 4) and gain (3,).
+
+        A held-out view's pose is as uncertain as the training views', which were refined; comparing at an unrefined
+        pose would measure the pose (Lin et al. 2021, BARF, §4.2 do the same).
+        """
+        target = views.images[number].float() / 255
+        twist = torch.zeros(1, 6, requires_grad=True)
+        log_gain = torch.zeros(3, requires_grad=True)
+        groups: list[dict[str, Any]] = [
+            {"params": [twist], "lr": FIT_RATE},
+            {"params": [log_gain], "lr": 10 * FIT_RATE},
+        ]
+        optimizer = torch.optim.Adam(groups)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        for step in range(FIT_STEPS):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * (1 - step / FIT_STEPS)
+            camera = views.clip_from_camera[number] @ se3_exp(twist)[0] @ views.camera_from_unit[number]
+            image = self.render(camera, views.resolution, torch.exp(log_gain))
+            loss = (image - target).abs().mean() + FIT_PRIOR * twist.square().sum()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        with torch.no_grad():
+            camera = views.clip_from_camera[number] @ se3_exp(twist)[0] @ views.camera_from_unit[number]
+            return camera, torch.exp(log_gain)

@@ -1,0 +1,94 @@
+"""The shape that the optimisation starts from: the masks' visual hull, or a sphere."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from reconstruction.cameras import to_clip
+from reconstruction.data import Views
+from reconstruction.rasterizer import Rasterizer
+from reconstruction.surface import Surface
+from reconstruction.tetgrid import Float32Array, Lattice
+from reconstruction.visual_hull import hull_signed_distance, silhouette_distance, sphere_signed_distance
+from scan2twin.errors import ReconstructionError
+
+PROBE_CELLS = 32  # grid on which the hull's extent is found and its tolerance chosen
+BOX_MARGIN = 0.1  # how far the object may reach beyond its box, as a share of the box's longest side
+AIR_CELLS = 2  # cells between the shape and the lattice's border, which is held outside
+# Shares of the views that may be wrong about a point. With exact masks and poses 0 is best, with a phone's 0 carves
+# the object away; one of these is chosen by how well the hull explains the masks.
+TOLERANCES = (0.0, 0.02, 0.05, 0.1, 0.15)
+
+
+class VisualHull:
+    """The visual hull of the training views within the object's box.
+
+    Attributes: `low` and `high` (3,) are the corners of its extent, unit frame; `tolerance` is the share of the views
+    that was let be wrong.
+    """
+
+    def __init__(self, views: Views, object_size: NDArray[np.float64], rasterizer: Rasterizer) -> None:
+        """Find the hull; object_size (3,) is the extent of the object's box, unit frame.
+
+        Raises:
+            ReconstructionError: the views agree on no point of space.
+
+        """
+        self._views = views
+        self._distances = np.stack(
+            [silhouette_distance(np.ascontiguousarray(image[::-1, :, 3])) for image in views.images.numpy()]
+        )
+        self._pixel_from_unit, self._focal = views.pixel_from_unit(), views.focal()
+        reach = object_size / 2 + BOX_MARGIN * object_size.max()
+        lattice = Lattice(-reach, reach, float(2 * reach.max() / PROBE_CELLS))
+        best = 0.0
+        for tolerance in TOLERANCES:
+            sdf = self._signed_distance(lattice.positions, tolerance)
+            if not ((sdf < 0) & ~lattice.border).any():
+                continue
+            agreement = self._mask_agreement(Surface.from_distance(lattice, sdf), rasterizer)
+            if agreement > best + 1e-3:  # of equally good ones, the one that trusts the masks most
+                best, self.tolerance, found = agreement, tolerance, sdf
+        if best == 0:
+            raise ReconstructionError(
+                "reconstruct: the masks agree on no point of space; check that the masks show the object and that the "
+                "poses and the object's box are right"
+            )
+        inside = lattice.positions[found < 0].astype(np.float64)
+        self.low = np.maximum(inside.min(axis=0) - lattice.spacing, -reach)
+        self.high = np.minimum(inside.max(axis=0) + lattice.spacing, reach)
+
+    def signed_distance(self, points: Float32Array) -> Float32Array:
+        """Return the signed distance (N,) at points (N, 3), unit-frame lengths, negative inside."""
+        return self._signed_distance(points, self.tolerance)
+
+    def _signed_distance(self, points: Float32Array, tolerance: float) -> Float32Array:
+        return hull_signed_distance(points, self._distances, self._pixel_from_unit, self._focal, tolerance)
+
+    def _mask_agreement(self, surface: Surface, rasterizer: Rasterizer) -> float:
+        """Return the median over the views of the overlap (IoU) of the surface's outline with the mask."""
+        with torch.no_grad():
+            mesh = surface.mesh()
+            clip = to_clip(mesh.vertices, self._views.clip_from_camera @ self._views.camera_from_unit)
+        overlaps = []
+        for k in range(len(self._views)):
+            rast = rasterizer.rasterize(clip[k : k + 1], mesh.faces, (self._views.resolution,) * 2)
+            drawn, mask = rast[0, ..., 3] > 0, self._views.images[k, ..., 3] >= 128
+            overlaps.append(float((drawn & mask).sum() / (drawn | mask).sum()))
+        return float(np.median(overlaps))
+
+
+def box_with_air(
+    low: NDArray[np.float64], high: NDArray[np.float64], spacing: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the corners (3,) of a lattice's box for a shape that reaches from `low` to `high`."""
+    return low - AIR_CELLS * spacing, high + AIR_CELLS * spacing
+
+
+def initial_surface(hull: VisualHull, spacing: float, start: str) -> Surface:
+    """Return the surface of the hull (start "visual_hull") or of a sphere inside its box ("sphere")."""
+    lattice = Lattice(*box_with_air(hull.low, hull.high, spacing), spacing)
+    if start == "visual_hull":
+        return Surface.from_distance(lattice, hull.signed_distance(lattice.positions))
+    centre, radius = (hull.low + hull.high) / 2, float((hull.high - hull.low).min() / 2)
+    return Surface.from_distance(lattice, sphere_signed_distance(lattice.positions - centre.astype(np.float32), radius))

@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+from scipy.ndimage import distance_transform_edt
+
+from reconstruction.cameras import clip_from_camera, inverse_rigid
+from reconstruction.visual_hull import hull_signed_distance, silhouette_distance, sphere_signed_distance
+from scan2twin.capture.models import Intrinsics
+
+SIDE, FOCAL, DISTANCE, RADIUS = 128, 200.0, 2.0, 0.4
+
+
+def look_at(center):
+    back = center / np.linalg.norm(center)
+    right = np.cross([0.0, 1.0, 0.0], back)
+    right /= np.linalg.norm(right)
+    camera_to_unit = np.eye(4)
+    camera_to_unit[:3] = np.stack([right, np.cross(back, right), back, center], axis=1)
+    return camera_to_unit
+
+
+@pytest.fixture(scope="module")
+def sphere_views():
+    """The outlines of a sphere seen from 24 sides: distances, projections (B, 3, 4) and focal lengths."""
+    turns = np.arange(24) * (3 - 5**0.5) * np.pi
+    height = 0.9 - 1.8 * (np.arange(24) + 0.5) / 24
+    ring = np.sqrt(1 - height**2)
+    centers = DISTANCE * np.stack([ring * np.cos(turns), height, ring * np.sin(turns)], axis=1)
+    clip = clip_from_camera(Intrinsics(fx=FOCAL, fy=FOCAL, cx=SIDE / 2, cy=SIDE / 2), SIDE, SIDE)
+    projections = []
+    for center in centers:
+        m = clip @ inverse_rigid(look_at(center))
+        projections.append(np.stack([SIDE / 2 * (m[0] + m[3]), SIDE / 2 * (m[3] - m[1]), m[3]]))
+    # A sphere's outline from distance D: a circle of focal · r / sqrt(D² - r²) pixels round the centre.
+    pixel = np.arange(SIDE) + 0.5 - SIDE / 2
+    outline = FOCAL * RADIUS / np.sqrt(DISTANCE**2 - RADIUS**2)
+    mask = np.where(np.hypot(*np.meshgrid(pixel, pixel)) < outline, 255, 0).astype(np.uint8)
+    distances = np.repeat(silhouette_distance(mask)[None], len(centers), axis=0)
+    return distances, np.array(projections), np.full(len(centers), FOCAL)
+
+
+def test_silhouette_distance_agrees_with_scipy():
+    random = np.random.default_rng(0)
+    mask = np.where(random.random((40, 50)) < 0.5, 255, 0).astype(np.uint8)
+    mask[10:30, 10:35] = 255
+    inside = mask >= 128
+    expected = np.where(
+        inside, 0.5 - distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1], distance_transform_edt(~inside) - 0.5
+    )
+    np.testing.assert_allclose(silhouette_distance(mask), expected, atol=1e-4)
+
+
+def test_the_hull_of_a_sphere_is_the_sphere(sphere_views):
+    random = np.random.default_rng(1)
+    points = random.normal(size=(500, 3))
+    points *= random.uniform(0.2, 0.6, (500, 1)) / np.linalg.norm(points, axis=1, keepdims=True)
+    found = hull_signed_distance(points.astype(np.float32), *sphere_views, disagree=0.0)
+    expected = sphere_signed_distance(points, RADIUS)
+    clear = np.abs(expected) > 0.03  # the hull of 24 outlines bulges a little beyond the sphere
+    np.testing.assert_array_equal(found[clear] < 0, expected[clear] < 0)
+    assert np.abs(found - expected)[expected < 0].max() < 0.05
+
+
+def test_a_share_of_wrong_masks_does_not_carve_the_object_away(sphere_views):
+    distances, projections, focal = sphere_views
+    wrong = distances.copy()
+    wrong[[3, 11]] = 50.0  # these two masks say that there is nothing: 2 of 24 views
+    inside = np.random.default_rng(2).uniform(-0.15, 0.15, (100, 3)).astype(np.float32)
+    assert (hull_signed_distance(inside, wrong, projections, focal, disagree=0.0) > 0).all()
+    assert (hull_signed_distance(inside, wrong, projections, focal, disagree=0.1) < 0).all()
+    outside = np.array([[0.55, 0, 0], [0, 0, -0.55]], np.float32)
+    assert (hull_signed_distance(outside, wrong, projections, focal, disagree=0.1) > 0).all()
+
+
+def test_points_that_no_view_sees_are_outside(sphere_views):
+    assert hull_signed_distance(np.array([[0.0, 50, 0]], np.float32), *sphere_views, disagree=0.1)[0] > 0
