@@ -93,7 +93,7 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() and find_spec("nvdiffrast") else "cpu")
 
 
-def get_rasterizer(name: RasterizerName, device: torch.device) -> Rasterizer:
+def get_rasterizer(name: RasterizerName, device: torch.device | str) -> Rasterizer:
     """Return the named back end for tensors on `device`; "auto" takes nvdiffrast on CUDA and numba on the CPU.
 
     Raises:
@@ -102,6 +102,7 @@ def get_rasterizer(name: RasterizerName, device: torch.device) -> Rasterizer:
     """
     if name not in get_args(RasterizerName):
         raise ConfigError(f"rasterizer: expected one of {', '.join(get_args(RasterizerName))}, got {name!r}")
+    device = torch.device(device)
     if name == "nvdiffrast" or (name == "auto" and device.type == "cuda"):
         from reconstruction.rasterizer.nvdiffrast_backend import NvdiffrastRasterizer
 

@@ -14,6 +14,7 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from reconstruction.rasterizer.torch_sampling import sample_pyramid
 from reconstruction.rasterizer.visibility import Floats, Ints
@@ -202,6 +203,7 @@ class _Sample(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         pyramid, levels, coordinates, level = ctx.saved_tensors
         grad_tensors = [

@@ -20,6 +20,7 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from reconstruction.rasterizer.visibility import Floats, Ints
 
@@ -339,6 +340,7 @@ class Antialias(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the colours and of the clip positions."""
         color, clip_positions, crossings, positions = ctx.saved_tensors

@@ -21,6 +21,7 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
@@ -221,6 +222,7 @@ class Rasterize(torch.autograd.Function):
         return rast
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradient of the clip positions."""
         clip_positions, triangles, rast = ctx.saved_tensors
@@ -243,6 +245,7 @@ class Interpolate(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the attributes and of u and v."""
         attributes, rast, triangles = ctx.saved_tensors
