@@ -61,6 +61,7 @@ _REMEDIES = {
 _NOT_FOUND_CODES = {"NoSuchKey", "NoSuchBucket", "NoSuchObject", "NotFound"}
 # Everything the client raises. It lets a parse error through when an answer's XML is cut off.
 _CLIENT_ERRORS = (MinioException, HTTPError, ParseError)
+_PREFIX = re.compile(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?")  # a bucket's name has 63 characters at most
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,38}[a-z0-9]")
 
 T = TypeVar("T")
@@ -83,8 +84,8 @@ class S3Store:
         if not parts.hostname or not key or not secret:
             raise ConfigError(f"store {uri}: name a host, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
         prefix = parts.path.strip("/")
-        if prefix and not all(part.isalnum() and part.isascii() and part.islower() for part in prefix.split("-")):
-            raise ConfigError(f"store {uri}: bucket prefix {prefix!r}: use a-z, 0-9 and - only")
+        if prefix and not _PREFIX.fullmatch(prefix):
+            raise ConfigError(f"store {uri}: bucket prefix {prefix!r}: use at most 20 of a-z, 0-9 and -")
         authorities = os.environ.get(CA_VARIABLE) or os.environ.get("SSL_CERT_FILE") or certifi.where()
         if not Path(authorities).is_file():
             raise ConfigError(f"store {uri}: {CA_VARIABLE}: there is no file {authorities}")
@@ -179,7 +180,8 @@ class S3Store:
             # A page at a time, so that a page that fails can be read again.
             page = self._list(folder, _PAGE, recursive=True, start_after=last)
             for found in page:
-                yield StoredObject(self._key(found), found.size, found.last_modified.timestamp())
+                if not found.object_name.endswith("/"):  # some consoles make an empty object for a folder
+                    yield StoredObject(self._key(found), found.size, found.last_modified.timestamp())
             if len(page) < _PAGE:
                 return
             last = page[-1].object_name

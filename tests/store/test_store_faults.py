@@ -1,6 +1,7 @@
 """An S3 store on a bad day: every fault happens on the wire, between the real client and a real server."""
 
 import hashlib
+import io
 import socket
 import ssl
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from fault_proxy import Fault, FaultProxy
+from minio import Minio
 
 from scan2twin.errors import ConfigError, IntegrityError, NotFoundError, StoreError
 from scan2twin.s3server import EmbeddedS3
@@ -216,3 +218,12 @@ def test_missing_credentials_and_certificates_are_named(monkeypatch: pytest.Monk
     monkeypatch.setenv("AWS_CA_BUNDLE", "/no/such.pem")
     with pytest.raises(ConfigError, match=r"AWS_CA_BUNDLE: there is no file /no/such\.pem"):
         open_store("s3+https://host:1")
+
+
+def test_folder_markers_of_consoles_are_no_objects(s3_server: EmbeddedS3, s3_uri: str) -> None:
+    store = open_store(s3_uri)
+    store.put_bytes("captures/2026/x", b"1")
+    client = Minio(s3_server.endpoint, s3_server.access_key, s3_server.secret_key, secure=False)
+    client.put_object(f"{s3_uri.rsplit('/', 1)[1]}-captures", "2026/marked/", io.BytesIO(), 0)
+    assert [stored.key for stored in store.list_objects("captures")] == ["captures/2026/x"]
+    assert store.list_folders("captures/2026") == ["marked"]
