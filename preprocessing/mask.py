@@ -96,7 +96,7 @@ def run(inputs: StageInputs, outputs: Path, config: MaskConfig, progress: Progre
     """
     capture = read_capture(inputs[CAPTURE])
     conditioned = ConditionedFrames.read(inputs["condition"] / "cameras.json")
-    posed = PosedFrames.read(inputs["compensate_poses"] / "poses.json")
+    posed = PosedFrames.read(inputs["refine_poses"] / "poses.json")
     views, warnings = make_views(posed, conditioned, config)
     for folder in ("images", "masks"):
         (outputs / folder).mkdir(parents=True, exist_ok=True)

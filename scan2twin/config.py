@@ -45,6 +45,17 @@ class CompensatePosesConfig(Section):
     smooth_anchor: bool = Field(True, description="smooth the anchor's jitter between corrections of the world frame")
 
 
+class RefinePosesConfig(Section):
+    """Options of the refine_poses stage."""
+
+    enabled: bool = Field(True, description="adjust the poses by bundle adjustment; false keeps the compensated ones")
+    max_features: int = Field(3000, ge=100, le=20_000, description="features found in a frame at most")
+    feature_side: int = Field(1000, ge=256, le=8192, description="longest side at which features are found, pixels")
+    neighbours: int = Field(8, ge=2, le=50, description="views that each view is matched with")
+    min_points: int = Field(20, ge=6, description="points a frame must share with others to be kept")
+    refine_focal: bool = Field(True, description="adjust the focal length too, where all frames have the same")
+
+
 class MaskConfig(Section):
     """Options of the mask stage."""
 
@@ -74,6 +85,9 @@ class ExportConfig(Section):
 
     texture_size: int = Field(1024, ge=64, le=8192, description="side of a texture, pixels")
     max_triangles: int = Field(100_000, ge=100, description="a finer mesh is decimated to this many triangles")
+    refine_iterations: int = Field(
+        150, ge=0, le=100_000, description="steps of fitting the baked texture to the photos, one photo each; 0 is none"
+    )
     turntable_frames: int = Field(72, ge=0, le=720, description="frames of turntable.mp4, 24 a second; 0 makes none")
     turntable_size: int = Field(512, ge=64, le=2048, multiple_of=2, description="side of a turntable frame, pixels")
 
@@ -89,6 +103,7 @@ class PipelineConfig(Section):
     validate_: ValidateConfig = Field(default_factory=ValidateConfig, alias="validate")
     condition: ConditionConfig = Field(default_factory=ConditionConfig)
     compensate_poses: CompensatePosesConfig = Field(default_factory=CompensatePosesConfig)
+    refine_poses: RefinePosesConfig = Field(default_factory=RefinePosesConfig)
     mask: MaskConfig = Field(default_factory=MaskConfig)
     reconstruct: ReconstructConfig = Field(default_factory=ReconstructConfig)
     export: ExportConfig = Field(default_factory=ExportConfig)
@@ -102,11 +117,14 @@ class PipelineConfig(Section):
 
 # What each preset changes against the defaults (which are `standard`).
 PRESETS: dict[Preset, dict[str, dict[str, Any]]] = {
-    Preset.DRAFT: {"reconstruct": {"iterations": 300, "grid": 32}, "export": {"texture_size": 512}},
+    Preset.DRAFT: {
+        "reconstruct": {"iterations": 300, "grid": 32},
+        "export": {"texture_size": 512, "refine_iterations": 60},
+    },
     Preset.STANDARD: {},
     Preset.HIGH: {
         "reconstruct": {"iterations": 3000, "resolution": 512, "grid": 64},
-        "export": {"texture_size": 2048},
+        "export": {"texture_size": 2048, "refine_iterations": 400},
     },
 }
 

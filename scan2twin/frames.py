@@ -102,7 +102,7 @@ class PosedFrame(Document):
 
 
 class PosedFrames(Document):
-    """`compensate_poses/poses.json`."""
+    """`compensate_poses/poses.json` and `refine_poses/poses.json`."""
 
     capture_id: str
     metric: bool

@@ -86,7 +86,11 @@ STAGES: tuple[Stage, ...] = (
         "anchor-relative quaternion compensation, normalisation to the unit box",
     ),
     Stage(
-        "mask", "preprocessing.mask", (CAPTURE, "condition", "compensate_poses"),
+        "refine_poses", "preprocessing.refine_poses", ("condition", "compensate_poses"),
+        "bundle adjustment with the tracker's poses as priors, every frame checked",
+    ),
+    Stage(
+        "mask", "preprocessing.mask", (CAPTURE, "condition", "refine_poses"),
         "square crops round the object, alpha masks: the dataset",
     ),
     Stage(

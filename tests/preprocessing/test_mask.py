@@ -54,7 +54,7 @@ def posed_by_truth(conditioned: ConditionedFrames, box: ObjectBox | None = None)
 def spot(tmp_path_factory: pytest.TempPathFactory) -> StageInputs:
     """12 frames of spot, conditioned, posed by the truth; the capture has no masks."""
     folder = tmp_path_factory.mktemp("spot")
-    for stage in ("validate", "condition", "compensate_poses"):
+    for stage in ("validate", "condition", "refine_poses"):
         (folder / stage).mkdir()
     Validation(capture_id="spot-arcore", frame_count=60, usable=FRAMES, unusable=[], warnings=[]).write(
         folder / "validate" / "validation.json"
@@ -62,9 +62,9 @@ def spot(tmp_path_factory: pytest.TempPathFactory) -> StageInputs:
     folders = {CAPTURE: SPOT / "capture", **{stage: folder / stage for stage in ("validate", "condition")}}
     condition.run(StageInputs(folders), folder / "condition", ConditionConfig(), LogProgress())
     posed_by_truth(ConditionedFrames.read(folder / "condition" / "cameras.json")).write(
-        folder / "compensate_poses" / "poses.json"
+        folder / "refine_poses" / "poses.json"
     )
-    return StageInputs({**folders, "compensate_poses": folder / "compensate_poses"})
+    return StageInputs({**folders, "refine_poses": folder / "refine_poses"})
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_a_box_out_of_sight_is_refused(spot_with_masks: StageInputs, tmp_path: P
     conditioned = ConditionedFrames.read(spot_with_masks["condition"] / "cameras.json")
     far = ObjectBox(center=[0.0, 40.0, 0.0], size=[0.1, 0.1, 0.1])
     posed_by_truth(conditioned, far).write(tmp_path / "poses.json")
-    inputs = StageInputs({**spot_with_masks.folders, "compensate_poses": tmp_path})
+    inputs = StageInputs({**spot_with_masks.folders, "refine_poses": tmp_path})
     with pytest.raises(InputError, match=r"the object box is (behind or inside|outside the view of) its camera"):
         run_stage(inputs, tmp_path / "mask")
 
