@@ -1,11 +1,13 @@
 """`scan2twin benchmark`: figures and ratios of whole captures and of the parts."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
-from scan2twin.cli.options import JsonOption, PresetOption, console
+from scan2twin.cli.options import JsonOption, PresetOption, StoreOption, console, print_json
 from scan2twin.config import Preset
 
 app = typer.Typer(help="Measure whole captures and the parts of the pipeline.", no_args_is_help=True)
@@ -28,3 +30,29 @@ def capture(
     print_figures(figures, console)
     if json_:
         print(figures_json(figures))
+
+
+@app.command("store")
+def store(
+    store: StoreOption = None,
+    megabytes: Annotated[int, typer.Option("--megabytes", min=1, help="How much to move each way.")] = 1000,
+    json_: JsonOption = False,
+) -> None:
+    """Measure a store beside its server's raw speed; without --store, an embedded S3 server started for it."""
+    from scan2twin.s3server import EmbeddedS3
+    from scan2twin.store.benchmark import benchmark_store
+
+    if store:
+        figures = benchmark_store(store, megabytes * 1_000_000)
+    else:
+        with EmbeddedS3() as server:
+            os.environ.update(server.environment)
+            figures = benchmark_store(server.uri, megabytes * 1_000_000)
+    table = Table("", "upload", "download", title=f"{figures['files']} files of 500 KB, {figures['store']}")
+    table.add_row("store, 10⁶ bytes/s", f"{figures['upload_mb_s']:.0f}", f"{figures['download_mb_s']:.0f}")
+    table.add_row("raw, 10⁶ bytes/s", f"{figures['raw_upload_mb_s']:.0f}", f"{figures['raw_download_mb_s']:.0f}")
+    table.add_row("ratio", f"{figures['upload_ratio']:.2f}", f"{figures['download_ratio']:.2f}")
+    table.add_row("memory growth, MB", f"{figures['memory_growth_mb']:.0f}", "")
+    console.print(table)
+    if json_:
+        print_json(figures)
