@@ -13,6 +13,7 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
 CHART_PADDING = 4  # texels between charts: two mip levels stay free of a neighbour's colour
+COARSEST_MIP = 3.0  # level at which our own lookups stop: beyond it an atlas mixes charts that are no neighbours
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,10 @@ class UvMesh:
     source: Ints  # (V,) the vertex of the given mesh that each vertex is a copy of
 
     def welded(self) -> tuple[Floats, Floats, Ints]:
-        """Return vertices, normals (W, 3) and faces (F, 3) without the copies along seams: the closed surface."""
+        """Return vertices, normals (W, 3) and faces (F, 3) without the copies along seams: the closed surface.
+
+        Faces keep their number and their order of corners.
+        """
         _, first, index = np.unique(self.source, return_index=True, return_inverse=True)
         return self.vertices[first], self.normals[first], index[self.faces].astype(np.int32)
 

@@ -8,15 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from reconstruction.atlas import UvMesh, decimate, unwrap
 from reconstruction.bake import bake, dilate, to_8bit
 from reconstruction.color import linear_to_srgb
+from reconstruction.data import Views, load_views
 from reconstruction.field import load_field
 from reconstruction.gltf import write_glb
+from reconstruction.measure import measure_view
 from reconstruction.model import Material, ModelInfo, TexturedModel, reference_from_model
 from reconstruction.obj import write_obj
 from reconstruction.preview import Studio, write_preview, write_turntable
+from reconstruction.refine_textures import observe, refine
+from reconstruction.render import Renderer, straight_srgb
+from reconstruction.view_renderer import expose
 from scan2twin.config import ExportConfig
 from scan2twin.frames import Dataset
 from scan2twin.progress import Progress
@@ -48,8 +54,13 @@ def run(inputs: StageInputs, outputs: Path, config: ExportConfig, progress: Prog
     progress.start("unwrap and bake", 2)
     mesh = unwrap(vertices, faces, config.texture_size)
     progress.advance()
-    material = bake_material(mesh, inputs["reconstruct"] / "field.pt", config.texture_size)
+    base_color = bake_base_color(mesh, inputs["reconstruct"] / "field.pt", config.texture_size)
     progress.advance()
+    if config.refine_iterations:
+        observed = observe(mesh, *refined_views(inputs, dataset), config.texture_size)
+        base_color = refine(base_color, observed, config.refine_iterations, progress)
+    material = Material(base_color=to_8bit(base_color).numpy())
+    figures = measure_heldout(mesh, material, inputs, dataset, progress)
 
     placed, model_to_reference = place_on_floor(mesh, np.array(dataset.unit_to_reference))
     model = TexturedModel(placed, material, dataset.capture_id, provenance(inputs, dataset))
@@ -66,22 +77,55 @@ def run(inputs: StageInputs, outputs: Path, config: ExportConfig, progress: Prog
     )
     info.write(outputs / "model.json")
 
-    studio, front = Studio(model), front_azimuth(dataset)
-    write_preview(studio, front, PREVIEW_SIDE, outputs / "preview.png")
+    studio = Studio(model)
+    azimuth = studio.best_side()
+    write_preview(studio, azimuth, PREVIEW_SIDE, outputs / "preview.png")
     if config.turntable_frames:
         path = outputs / "turntable.mp4"
-        write_turntable(studio, front, config.turntable_frames, config.turntable_size, path, progress)
-    return StageResult(
-        {"triangles": info.triangles, "vertices": info.vertices, "size_m": info.size_m, "metric": info.metric},
-        warnings,
-    )
+        write_turntable(studio, azimuth, config.turntable_frames, config.turntable_size, path, progress)
+    counted = info.model_dump(include={"triangles", "vertices", "size_m", "metric"})
+    return StageResult({**counted, **figures}, warnings)
 
 
-def bake_material(mesh: UvMesh, field_file: Path, size: int) -> Material:
-    """Bake the field saved at `field_file` (unit frame) over a mesh (unit frame) to textures of `size` texels."""
+def bake_base_color(mesh: UvMesh, field_file: Path, size: int) -> torch.Tensor:
+    """Bake the field saved at `field_file` over a mesh, both in the unit frame: (size, size, 3), sRGB in [0, 1]."""
     field = load_field(field_file)
-    albedo, covered = bake(mesh, lambda points: field(points).albedo, size)
-    return Material(base_color=to_8bit(linear_to_srgb(dilate(albedo, covered))).numpy())
+    return linear_to_srgb(dilate(*bake(mesh, lambda points: field(points).albedo, size)))
+
+
+def refined_views(inputs: StageInputs, dataset: Dataset) -> tuple[Views, torch.Tensor]:
+    """Return the training views at full size with the cameras that reconstruct refined, and their gains (B, 3)."""
+    views, _ = load_views(inputs["mask"], dataset, "train", dataset.resolution)
+    with np.load(inputs["reconstruct"] / "views.npz") as refined:
+        cameras, gains = torch.from_numpy(refined["camera_from_unit"]), torch.from_numpy(refined["gain"])
+    return replace(views, camera_from_unit=cameras), gains
+
+
+def measure_heldout(
+    mesh: UvMesh, material: Material, inputs: StageInputs, dataset: Dataset, progress: Progress
+) -> dict[str, float]:
+    """Compare the finished textured mesh (unit frame) with the held-out photos; means over the views, PSNR in dB.
+
+    Each view has the pose and exposure that reconstruct fitted to it: see `reconstruction.reconstruct`.
+    """
+    views, _ = load_views(inputs["mask"], dataset, "heldout", dataset.resolution)
+    if len(views) == 0:
+        return {}
+    with np.load(inputs["reconstruct"] / "heldout" / "cameras.npz") as fitted:
+        cameras, gains = torch.from_numpy(fitted["clip_from_unit"]), torch.from_numpy(fitted["gain"])
+    renderer = Renderer(mesh, material)
+    figures = []
+    progress.start("measure", len(views))
+    for photo, camera, gain in zip(views.images, cameras, gains, strict=True):
+        drawn = straight_srgb(renderer.draw_through(camera, (dataset.resolution, dataset.resolution)).flip(0))
+        color, coverage = expose(drawn[..., :3], gain).clamp(0, 1), drawn[..., 3:]
+        figures.append(measure_view(torch.cat([color * coverage, coverage], dim=2), photo.float() / 255))
+        progress.advance()
+    return {
+        "heldout_psnr": round(float(np.mean([f.psnr for f in figures])), 4),
+        "heldout_psnr_foreground": round(float(np.mean([f.psnr_foreground for f in figures])), 4),
+        "mask_iou_heldout": round(float(np.mean([f.mask_iou for f in figures])), 4),
+    }
 
 
 def place_on_floor(mesh: UvMesh, unit_to_reference: np.ndarray[Any, Any]) -> tuple[UvMesh, np.ndarray[Any, Any]]:
@@ -93,13 +137,6 @@ def place_on_floor(mesh: UvMesh, unit_to_reference: np.ndarray[Any, Any]) -> tup
     model_to_reference = reference_from_model(reference)
     vertices = (reference - model_to_reference[:3, 3]).astype(np.float32)
     return replace(mesh, vertices=vertices), model_to_reference
-
-
-def front_azimuth(dataset: Dataset) -> float:
-    """Return the azimuth (radians round +Y, from +Z towards +X) that the scan began from: most start in front."""
-    first = min(dataset.frames, key=lambda frame: frame.index)
-    x, z = first.camera_to_unit[0][3], first.camera_to_unit[2][3]
-    return float(np.arctan2(x, z))
 
 
 def provenance(inputs: StageInputs, dataset: Dataset) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from reconstruction.bake import CPU, to_8bit
 from reconstruction.color import linear_to_srgb, srgb_to_linear
 from reconstruction.model import TexturedModel
 from reconstruction.rasterizer import get_rasterizer
-from reconstruction.render import Renderer, View
+from reconstruction.render import STILL_SUPERSAMPLING, Renderer, View
 from scan2twin.capture.models import Intrinsics
 from scan2twin.progress import Progress
 
@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 
 FIELD_OF_VIEW = np.radians(26.0)  # a short telephoto lens, as product photographers use: little distortion
 ELEVATION = np.radians(18.0)  # of the camera above the horizon; above half the field of view, so all is floor
-THREE_QUARTER = np.radians(30.0)  # how far the preview looks past the direction the scan began from
+CANDIDATES, CANDIDATE_SIDE = 24, 160  # azimuths, and pixels of their pictures, that the best side is chosen from
 FILL = 0.8  # share of the picture's width or height that the object takes
 FRAMES_PER_SECOND = 24
 
@@ -67,9 +67,25 @@ class Studio:
             views.append(View("", camera_to_world, intrinsics, side, side))
         return views
 
-    def photograph(self, view: View) -> npt.NDArray[np.uint8]:
+    def best_side(self) -> float:
+        """Return the azimuth from which there is most to see: the largest sum of steps in tone within the object.
+
+        Faces, labels and openings win over backs; a wide side wins over a narrow one.
+        """
+        azimuths = np.linspace(0, 2 * np.pi, CANDIDATES, endpoint=False).tolist()
+        detail = []
+        for view in self.cameras(azimuths, CANDIDATE_SIDE):
+            image = self._renderer.draw(view, supersampling=1)
+            tone = linear_to_srgb(image[..., :3].clamp(0, 1)).mean(dim=2)
+            inside = image[..., 3] > 0.999
+            down = (tone.diff(dim=0).abs() * (inside[1:] & inside[:-1])).sum()
+            across = (tone.diff(dim=1).abs() * (inside[:, 1:] & inside[:, :-1])).sum()
+            detail.append(float(down + across))
+        return float(azimuths[int(np.argmax(detail))])
+
+    def photograph(self, view: View, supersampling: int) -> npt.NDArray[np.uint8]:
         """Return the picture (H, W, 3) uint8 sRGB of one view: the object, its shadow and the backdrop."""
-        image = self._renderer.draw(view)
+        image = self._renderer.draw(view, supersampling)
         backdrop = torch.from_numpy(self._backdrop(view)).float()[..., None]
         composed = image[..., :3] + (1 - image[..., 3:]) * backdrop
         picture: npt.NDArray[np.uint8] = to_8bit(linear_to_srgb(composed)).numpy()
@@ -132,15 +148,15 @@ def camera_rotation(azimuth: float, elevation: float) -> Floats:
     return np.stack([right, np.cross(back, right), back], axis=1)
 
 
-def write_preview(studio: Studio, front: float, side: int, path: Path) -> None:
-    """Write a three-quarter view as a PNG; `front` is the azimuth that counts as the object's front."""
-    (view,) = studio.cameras([front + THREE_QUARTER], side)
-    Image.fromarray(studio.photograph(view)).save(path)
+def write_preview(studio: Studio, azimuth: float, side: int, path: Path) -> None:
+    """Write the view from `azimuth` as a PNG of side × side pixels."""
+    (view,) = studio.cameras([azimuth], side)
+    Image.fromarray(studio.photograph(view, STILL_SUPERSAMPLING)).save(path)
 
 
-def write_turntable(studio: Studio, front: float, frames: int, side: int, path: Path, progress: Progress) -> None:
-    """Write one whole turn as H.264 in MP4, which every browser plays (yuv420p, so `side` is even)."""
-    azimuths = front + THREE_QUARTER + np.linspace(0, 2 * np.pi, frames, endpoint=False)
+def write_turntable(studio: Studio, azimuth: float, frames: int, side: int, path: Path, progress: Progress) -> None:
+    """Write one whole turn from `azimuth` as H.264 in MP4, which every browser plays (yuv420p, so `side` is even)."""
+    azimuths = azimuth + np.linspace(0, 2 * np.pi, frames, endpoint=False)
     progress.start("turntable", frames)
     writer: Any = imageio.get_writer(
         path,
@@ -153,5 +169,5 @@ def write_turntable(studio: Studio, front: float, frames: int, side: int, path: 
     )
     with writer:
         for view in studio.cameras(azimuths.tolist(), side):
-            writer.append_data(studio.photograph(view))
+            writer.append_data(studio.photograph(view, supersampling=1))
             progress.advance()

@@ -100,7 +100,7 @@ def check_model(mesh: UvMesh, info: ModelInfo) -> None:
 
 def make_report(info: ModelInfo, manifests: Manifests) -> Report:
     """Gather the report from the model's own figures and the manifests of the stages before."""
-    measured = manifests.get("reconstruct", {}).get("metrics", {})
+    measured = manifests.get("export", {}).get("metrics", {})  # of the textured mesh itself
     memory = {name: manifest["peak_memory_mb"] for name, manifest in manifests.items()}
     versions: dict[str, str] = {}
     for manifest in manifests.values():

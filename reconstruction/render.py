@@ -11,13 +11,15 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reconstruction.atlas import UvMesh
+from reconstruction.atlas import COARSEST_MIP, UvMesh
 from reconstruction.bake import CPU, to_8bit
 from reconstruction.cameras import clip_from_camera, inverse_rigid, to_clip
 from reconstruction.color import linear_to_srgb, srgb_to_linear
 from reconstruction.gltf import read_glb
 from reconstruction.model import Material, ModelInfo
 from reconstruction.rasterizer import get_rasterizer
+from reconstruction.rasterizer.derivatives import attribute_derivatives
+from reconstruction.rasterizer.sampling import mip_level_from_derivatives
 from scan2twin.capture.models import Intrinsics
 from scan2twin.errors import InputError
 from scan2twin.progress import Progress
@@ -25,7 +27,7 @@ from scan2twin.progress import Progress
 Tensor = torch.Tensor
 Matrix = npt.NDArray[np.float64]
 
-SUPERSAMPLING = 2  # samples a pixel along each axis, under the rasteriser's own antialiasing of silhouettes
+STILL_SUPERSAMPLING = 2  # for single pictures: 9 dB closer to the limit of many samples than 1
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".heic", ".exr", ".tif", ".tiff"}
 BLENDER_SIDE = 800  # pixels: side of the pictures where a transforms.json states none, as in NeRF's Blender scenes
 
@@ -47,49 +49,62 @@ class Renderer:
     def __init__(self, mesh: UvMesh, material: Material) -> None:
         vertices, _, faces = mesh.welded()
         self._rasterizer = get_rasterizer("numba", CPU)
-        self._vertices, self._faces = torch.from_numpy(vertices), torch.from_numpy(faces)
-        self._topology = self._rasterizer.build_topology(self._faces)
-        self._uv, self._uv_faces = torch.from_numpy(mesh.uv)[None], torch.from_numpy(mesh.faces)
+        self._vertices, self._faces = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces)
+        self._uv = torch.from_numpy(mesh.uv)[None]
+        # Silhouettes are found on the closed surface: the mesh above is open along every seam of the atlas.
+        self._welded_vertices, self._welded_faces = torch.from_numpy(vertices), torch.from_numpy(faces)
+        self._topology = self._rasterizer.build_topology(self._welded_faces)
         self._base_color = srgb_to_linear(torch.from_numpy(material.base_color).float() / 255)[None]
         self._middle = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
         self._radius = float(np.linalg.norm(vertices - self._middle, axis=1).max())
 
-    def draw(self, view: View) -> Tensor:
-        """Draw the mesh; returns (height, width, 4) float32, row 0 at the top.
-
-        The colour is linear light multiplied by the coverage in channel 3.
-        """
+    def draw(self, view: View, supersampling: int = STILL_SUPERSAMPLING) -> Tensor:
+        """Draw what `view` sees; see `draw_through`."""
         distance = float(np.linalg.norm(view.camera_to_world[:3, 3] - self._middle))
         near, far = max(distance - 1.01 * self._radius, 0.001 * self._radius), distance + 1.01 * self._radius
         projection = clip_from_camera(view.intrinsics, view.width, view.height, near, far)
         clip_from_world = torch.from_numpy(projection @ inverse_rigid(view.camera_to_world)).float()
+        return self.draw_through(clip_from_world, (view.height, view.width), supersampling)
+
+    @torch.no_grad()
+    def draw_through(
+        self, clip_from_world: Tensor, resolution: tuple[int, int], supersampling: int = STILL_SUPERSAMPLING
+    ) -> Tensor:
+        """Draw the mesh through the matrix (4, 4) to clip space; returns (height, width, 4) float32, row 0 at the top.
+
+        The colour is linear light multiplied by the coverage in channel 3. `supersampling` counts samples a pixel
+        along each axis, under the rasteriser's own antialiasing of silhouettes.
+        """
+        height, width = resolution
         clip = to_clip(self._vertices, clip_from_world[None])
-        with torch.no_grad():
-            rast = self._rasterizer.rasterize(
-                clip, self._faces, (view.height * SUPERSAMPLING, view.width * SUPERSAMPLING)
-            )
-            uv = self._rasterizer.interpolate(self._uv, rast, self._uv_faces)
-            color = _bilinear(self._base_color, uv)
-            covered = (rast[..., 3:] > 0).float()
-            image = torch.cat([color * covered, covered], dim=3)
-            image = self._rasterizer.antialias(image, rast, clip, self._faces, self._topology)
-            image = torch.nn.functional.avg_pool2d(image.permute(0, 3, 1, 2), SUPERSAMPLING)
+        rast = self._rasterizer.rasterize(clip, self._faces, (height * supersampling, width * supersampling))
+        uv = self._rasterizer.interpolate(self._uv, rast, self._faces)
+        uv_da = attribute_derivatives(self._uv, rast, clip, self._faces)
+        mip_level = mip_level_from_derivatives(uv_da, *self._base_color.shape[1:3]).clamp(max=COARSEST_MIP)
+        color = self._rasterizer.texture(
+            self._base_color,
+            uv,
+            mip_level=mip_level,
+            filter_mode="linear-mipmap-linear",
+            boundary_mode="clamp",
+        )
+        covered = (rast[..., 3:] > 0).float()
+        image = torch.cat([color * covered, covered], dim=3)
+        welded_clip = to_clip(self._welded_vertices, clip_from_world[None])
+        image = self._rasterizer.antialias(image, rast, welded_clip, self._welded_faces, self._topology)
+        image = torch.nn.functional.avg_pool2d(image.permute(0, 3, 1, 2), supersampling)
         return image[0].permute(1, 2, 0).flip(0)
 
 
-def _bilinear(texture: Tensor, uv: Tensor) -> Tensor:
-    """Sample a texture (1, S, S, C), row 0 at v = 0, at uv (1, H, W, 2); returns (1, H, W, C)."""
-    sampled = torch.nn.functional.grid_sample(
-        texture.permute(0, 3, 1, 2), 2 * uv - 1, padding_mode="border", align_corners=False
-    )
-    return sampled.permute(0, 2, 3, 1)
+def straight_srgb(image: Tensor) -> Tensor:
+    """Turn a drawn image (H, W, 4) into sRGB in [0, 1] with straight alpha."""
+    alpha = image[..., 3:]
+    return torch.cat([linear_to_srgb((image[..., :3] / alpha.clamp_min(1e-6)).clamp(0, 1)), alpha], dim=2)
 
 
 def to_rgba8(image: Tensor) -> npt.NDArray[np.uint8]:
     """Turn a drawn image (H, W, 4) into 8-bit sRGB with straight alpha."""
-    alpha = image[..., 3:]
-    color = linear_to_srgb((image[..., :3] / alpha.clamp_min(1e-6)).clamp(0, 1))
-    rgba: npt.NDArray[np.uint8] = to_8bit(torch.cat([color, alpha], dim=2)).numpy()
+    rgba: npt.NDArray[np.uint8] = to_8bit(straight_srgb(image)).numpy()
     return rgba
 
 

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import trimesh
 from PIL import Image
 
 from reconstruction.atlas import unwrap
+from reconstruction.bake import bake, dilate, to_8bit
 from reconstruction.gltf import write_glb
 from reconstruction.model import Material, ModelInfo, TexturedModel
 from reconstruction.preview import camera_rotation
@@ -27,11 +29,11 @@ def ball(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ball")
     sphere = trimesh.creation.icosphere(subdivisions=5, radius=RADIUS)
     mesh = unwrap(sphere.vertices.astype(np.float32), sphere.faces.astype(np.int32), 256)
-    texture = np.zeros((256, 256, 3), np.uint8)
-    for triangle, x in zip(mesh.uv[mesh.faces] * 256 - 0.5, mesh.vertices[mesh.faces, 0].mean(axis=1), strict=True):
-        low, high = np.floor(triangle.min(axis=0)).astype(int), np.ceil(triangle.max(axis=0)).astype(int)
-        near = (slice(max(low[1], 0), high[1] + 1), slice(max(low[0], 0), high[0] + 1))
-        texture[near] = (255, 0, 0) if x > 0 else (0, 255, 0)
+
+    def red_or_green(points: torch.Tensor) -> torch.Tensor:
+        return torch.where(points[:, :1] > 0, torch.tensor([1.0, 0, 0]), torch.tensor([0, 1.0, 0]))
+
+    texture = to_8bit(dilate(*bake(mesh, red_or_green, 256))).numpy()
     write_glb(TexturedModel(mesh, Material(texture), "ball", {}), folder / "model.glb")
     model_to_reference = np.eye(4)
     model_to_reference[:3, 3] = CENTRE

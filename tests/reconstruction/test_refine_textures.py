@@ -1,0 +1,130 @@
+"""Texture refinement: photos of a known texture bring its detail back, and only where they show it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from scipy.ndimage import gaussian_filter
+
+from reconstruction.atlas import UvMesh, unwrap
+from reconstruction.bake import rasterize_atlas, to_8bit
+from reconstruction.cameras import clip_from_camera, inverse_rigid
+from reconstruction.data import Views
+from reconstruction.model import Material
+from reconstruction.preview import camera_rotation
+from reconstruction.refine_textures import Observations, observe, refine
+from reconstruction.render import Renderer, straight_srgb
+from reconstruction.view_renderer import expose
+from scan2twin.capture.models import Intrinsics
+from scan2twin.progress import LogProgress
+
+SIZE, SIDE, COUNT = 128, 96, 12
+GREY = torch.full((SIZE, SIZE, 3), 0.5)
+
+
+@pytest.fixture(scope="module")
+def egg() -> UvMesh:
+    mesh = trimesh.creation.icosphere(subdivisions=3)
+    return unwrap((mesh.vertices * (0.3, 0.5, 0.25)).astype(np.float32), mesh.faces.astype(np.int32), SIZE)
+
+
+@pytest.fixture(scope="module")
+def truth() -> torch.Tensor:
+    """A blotchy texture whose blotches are a few texels wide."""
+    noise = gaussian_filter(np.random.default_rng(0).normal(size=(SIZE, SIZE, 3)), (2, 2, 0))
+    return torch.from_numpy(0.5 + 0.15 * noise / noise.std()).float().clamp(0.1, 0.9)
+
+
+@pytest.fixture(scope="module")
+def gains() -> torch.Tensor:
+    return torch.exp(0.2 * torch.randn(COUNT, 3, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.fixture(scope="module")
+def views(egg: UvMesh, truth: torch.Tensor, gains: torch.Tensor) -> Views:
+    """Photos from a ring above, so that nothing shows the underside; each has its own exposure."""
+    renderer = Renderer(egg, Material(to_8bit(truth).numpy()))
+    clip = clip_from_camera(Intrinsics(fx=240, fy=240, cx=SIDE / 2, cy=SIDE / 2), SIDE, SIDE)
+    images, cameras = [], []
+    for i in range(COUNT):
+        camera_to_unit = np.eye(4)
+        camera_to_unit[:3, :3] = camera_rotation(2 * np.pi * i / COUNT, 0.5)
+        camera_to_unit[:3, 3] = 3 * camera_to_unit[:3, 2]
+        cameras.append(inverse_rigid(camera_to_unit))
+        drawn = straight_srgb(renderer.draw_through(torch.from_numpy(clip @ cameras[-1]).float(), (SIDE, SIDE)))
+        color = expose(drawn[..., :3], gains[i]) * drawn[..., 3:]
+        images.append(to_8bit(torch.cat([color, drawn[..., 3:]], dim=2)).flip(0))
+    projections = torch.from_numpy(np.tile(clip, (COUNT, 1, 1))).float()
+    return Views(
+        tuple(range(COUNT)), torch.stack(images), projections, torch.from_numpy(np.array(cameras)).float(),
+        torch.ones(COUNT),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def observed(egg: UvMesh, views: Views, gains: torch.Tensor) -> list[Observations]:
+    return observe(egg, views, gains, SIZE)
+
+
+@pytest.fixture(scope="module")
+def refined(observed: list[Observations]) -> torch.Tensor:
+    return refine(GREY, observed, 120, LogProgress())
+
+
+def seen_from_above(egg: UvMesh) -> tuple[torch.Tensor, torch.Tensor]:
+    """Texels (S, S) that the ring of cameras sees well, and those whose surface looks steeply down."""
+    rast = rasterize_atlas(egg, SIZE)[0]
+    face = rast[..., 3].long() - 1
+    up = torch.from_numpy(egg.normals[:, 1][egg.faces].mean(axis=1))[face]
+    covered = face >= 0
+    return covered & (up > 0), covered & (up < -0.97)
+
+
+def test_the_detail_comes_back(egg: UvMesh, truth: torch.Tensor, refined: torch.Tensor) -> None:
+    seen, _ = seen_from_above(egg)
+    before, after = (GREY - truth)[seen].abs().mean(), (refined - truth)[seen].abs().mean()
+    assert after < 0.35 * before
+
+
+def test_colours_are_those_without_the_gains(truth: torch.Tensor, refined: torch.Tensor, egg: UvMesh) -> None:
+    seen, _ = seen_from_above(egg)
+    assert torch.allclose(refined[seen].mean(dim=0), truth[seen].mean(dim=0), atol=0.01)
+
+
+def test_what_no_photo_shows_stays(egg: UvMesh, refined: torch.Tensor) -> None:
+    _, hidden = seen_from_above(egg)
+    assert hidden.sum() > 20
+    assert (refined[hidden] - 0.5).abs().mean() < 0.01  # a neighbour's trilinear lookup may touch its edge
+
+
+def test_observations_are_what_the_texture_predicts(
+    observed: list[Observations], truth: torch.Tensor, views: Views
+) -> None:
+    """The found texture coordinates, looked up by hand in the true texture, give the photos' colours."""
+    for photo in observed[::4]:
+        assert photo.uv.shape[1] > 500
+        texels = photo.uv[0, :, 0] * SIZE - 0.5
+        looked_up = truth[
+            texels[:, 1].round().long().clamp(0, SIZE - 1), texels[:, 0].round().long().clamp(0, SIZE - 1)
+        ]
+        assert (looked_up - photo.color[0, :, 0]).abs().mean() < 0.06
+
+
+def test_outlines_are_not_believed(egg: UvMesh, views: Views, gains: torch.Tensor, refined: torch.Tensor) -> None:
+    """A rim of wrong colour round the object, a pixel wide, as a loose mask leaves it, changes nothing."""
+    images = views.images.clone()
+    inner = torch.nn.functional.max_pool2d((images[..., 3:] < 255).float().permute(0, 3, 1, 2), 3, 1, 1)
+    images[..., 1][(inner[:, 0] > 0)] = 255
+    assert (images != views.images).sum() > 1000
+    again = refine(GREY, observe(egg, replace(views, images=images), gains, SIZE), 120, LogProgress())
+    assert torch.equal(again, refined)
+
+
+def test_the_same_photos_give_the_same_texture(observed: list[Observations], refined: torch.Tensor) -> None:
+    assert torch.equal(refine(GREY, observed, 120, LogProgress()), refined)
+
+
+def test_a_view_without_trust_says_nothing(observed: list[Observations]) -> None:
+    assert torch.equal(refine(GREY, [replace(photo, weight=0.0) for photo in observed], 12, LogProgress()), GREY)
