@@ -146,7 +146,10 @@ def _run(job: _Job, stage: Stage) -> StageRun:
     skipped = manifest is not None
     if manifest is None:
         earlier = _earlier_manifests(job, stage)
-        with _resource_errors(stage), tempfile.TemporaryDirectory(prefix="scan2twin-", dir=job.workdir) as temporary:
+        with (
+            _resource_errors(stage, job.workdir),
+            tempfile.TemporaryDirectory(prefix="scan2twin-", dir=job.workdir) as temporary,
+        ):
             manifest = _run_and_commit(job, stage, earlier, Path(temporary))
     log.info("%s at %s/%s", "committed before" if skipped else "committed", folder, MANIFEST)
     if stage.publishes:
@@ -239,7 +242,7 @@ def _run_and_commit(job: _Job, stage: Stage, earlier: Mapping[str, Manifest], te
 
 
 @contextmanager
-def _resource_errors(stage: Stage) -> Iterator[None]:
+def _resource_errors(stage: Stage, workdir: Path | None) -> Iterator[None]:
     """Translate every way in which memory or disk can run out into ResourceError with its remedy."""
     try:
         yield
@@ -252,7 +255,7 @@ def _resource_errors(stage: Stage) -> Iterator[None]:
             ) from error
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(
-                f"stage {stage.name}: the disk is full ({error}); free some space in {tempfile.gettempdir()} or set "
+                f"stage {stage.name}: the disk is full ({error}); free some space in {workdir or tempfile.gettempdir()} or set "
                 "TMPDIR to a larger disk"
             ) from error
         raise
@@ -276,6 +279,7 @@ def _sigterm_unwinds() -> Iterator[None]:
         return
 
     def stop(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would cut the cleaning up short
         raise SystemExit(128 + signum)
 
     previous = signal.signal(signal.SIGTERM, stop)
