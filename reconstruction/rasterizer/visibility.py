@@ -95,10 +95,14 @@ def _rasterize_forward(clip: Floats, triangles: Ints, rast: Floats) -> None:
             column0, row0 = int(x_min), int(y_min)
             for j in range(rows):
                 r0, r1, r2 = a0c + j * a0y, a1c + j * a1y, a2c + j * a2y
+                entered = False
                 for i in range(columns):
                     a0, a1, a2 = r0 + i * a0x, r1 + i * a1x, r2 + i * a2x
                     if a0 < _EDGE_SLACK or a1 < _EDGE_SLACK or a2 < _EDGE_SLACK:
+                        if entered:  # a row meets a triangle in one piece
+                            break
                         continue
+                    entered = True
                     depth = np.float32(a0 * z0 + a1 * z1 + a2 * z2)
                     if depth < np.float32(-1.0) or depth > np.float32(1.0):
                         continue

@@ -91,11 +91,12 @@ def test_a_rough_surface_faces_its_lamp_and_a_smooth_one_mirrors_it() -> None:
     grey, one = torch.full((1, 3), 0.5), torch.ones(1, 1)
 
     def brightness(normal: torch.Tensor, roughness: float) -> float:
-        return float(shade(normal, side, grey, roughness * one, one, prefiltered).mean())
+        return float(shade(normal, side, grey, roughness * one, one, prefiltered).mean().detach())
 
     assert brightness(between, 0.1) > 5 * brightness(between, 0.7)
     base = [
-        float(shade(normal, between, grey, one, 0 * one, prefiltered).mean()) for normal in (up, between, side, -up)
+        float(shade(normal, between, grey, one, 0 * one, prefiltered).mean().detach())
+        for normal in (up, between, side, -up)
     ]
     assert base == sorted(base, reverse=True)
 
