@@ -255,8 +255,8 @@ def _resource_errors(stage: Stage, workdir: Path | None) -> Iterator[None]:
             ) from error
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(
-                f"stage {stage.name}: the disk is full ({error}); free some space in {workdir or tempfile.gettempdir()} or set "
-                "TMPDIR to a larger disk"
+                f"stage {stage.name}: the disk is full ({error}); free some space in "
+                f"{workdir or tempfile.gettempdir()} or set TMPDIR to a larger disk"
             ) from error
         raise
 
