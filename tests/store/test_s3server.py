@@ -41,17 +41,24 @@ def test_leaves_nothing_without_a_folder() -> None:
     assert not [path for port in ports.values() for path in Path("/tmp").glob(f"*-{port}.sock")]
 
 
-def test_ends_with_its_parent_however_that_ends() -> None:
+def test_ends_with_its_parent_however_that_ends(tmp_path: Path) -> None:
     script = (
-        "import time; from scan2twin.s3server import EmbeddedS3; server = EmbeddedS3(); server.start();"
-        "print(server._process.pid, flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from scan2twin.s3server import EmbeddedS3;"
+        "server = EmbeddedS3(Path(sys.argv[1])); server.start();"
+        "print(server._process.pid, *server._ports.values(), flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path / "s3")], stdout=subprocess.PIPE, text=True
+    ) as parent:
         assert parent.stdout is not None
-        server = psutil.Process(int(parent.stdout.readline()))
+        pid, *ports = map(int, parent.stdout.readline().split())
+        server = psutil.Process(pid)
         parent.kill()
     server.wait(30)
     assert not server.is_running()
+    for port in (*ports, *(port + 10_000 for port in ports)):  # with nobody left to do it
+        for left_behind in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+            left_behind.unlink()
 
 
 def test_says_when_it_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
