@@ -186,6 +186,24 @@ def test_vertices_behind_the_eye_give_finite_images_and_gradients() -> None:
     assert torch.isfinite(clip.grad).all()
 
 
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_tangled_meshes_do_no_harm(seed: int) -> None:
+    # Random indices: repeated corners, edges of many triangles, no sense of inside; and another mesh's topology.
+    generator = torch.Generator().manual_seed(seed)
+    triangles = torch.randint(0, 12, (40, 3), generator=generator, dtype=torch.int32)
+    clip = torch.randn(1, 12, 4, generator=generator)
+    clip[..., 3] = clip[..., 3].abs() + 0.1
+    clip.requires_grad_()
+    rast = RASTERIZER.rasterize(clip, triangles, (24, 24))
+    color = torch.rand(1, 24, 24, 2, generator=generator)
+    for source in (triangles, triangles[torch.randperm(40, generator=generator)]):
+        image = RASTERIZER.antialias(color, rast, clip, triangles, RASTERIZER.build_topology(source))
+        (grad,) = torch.autograd.grad(image.sum(), clip, retain_graph=True)
+        assert torch.isfinite(image).all()
+        assert torch.isfinite(grad).all()
+
+
 def test_an_image_of_little_else_than_silhouettes_is_blended_whole() -> None:
     # A curtain of separate slivers, one every two pixels: more crossings than the first guess at their number.
     size = 128
