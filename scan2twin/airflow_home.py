@@ -121,7 +121,6 @@ def _settings(home: AirflowHome, kept: Secrets, passwords: Path, port: int) -> d
     return {
         "core": {
             "dags_folder": DAGS,
-            "plugins_folder": DAGS.with_name("plugins"),
             "load_examples": False,
             "executor": "LocalExecutor",
             "parallelism": 4,  # each is a waiting process of its own

@@ -27,6 +27,11 @@ POLL_INTERVAL_S = 0.25
 STOP_GRACE_S = 6.0  # a running stage has 3 s of it to end by itself
 REQUEST_TIMEOUT_S = 10.0
 LOG_TAIL_LINES = 25
+# A busy machine may keep one answer waiting; only what changes nothing is asked again.
+_RETRIES = urllib3.Retry(
+    connect=0, read=3, status=3, other=0, status_forcelist=(500, 502, 503, 504), allowed_methods=("GET",),
+    backoff_factor=0.5, raise_on_status=False,
+)  # fmt: skip
 
 
 class AirflowError(Scan2TwinError):
@@ -75,7 +80,7 @@ class AirflowApi:
 
     def _send(self, method: str, path: str, body: Any, headers: Mapping[str, str] | None = None) -> Any:
         answer = urllib3.request(
-            method, self.url + path, json=body, headers=headers, timeout=REQUEST_TIMEOUT_S, retries=False
+            method, self.url + path, json=body, headers=headers, timeout=REQUEST_TIMEOUT_S, retries=_RETRIES
         )
         if answer.status >= 400:
             text = answer.data.decode(errors="replace")
