@@ -142,9 +142,10 @@ def _settings(home: AirflowHome, kept: Secrets, passwords: Path, port: int) -> d
         "logging": {"base_log_folder": home.logs, "colored_console_log": False},
         "scheduler": {
             "scheduler_idle_sleep_time": 0.2,  # one person waits for each run
-            # Recovery from a killed scheduler within seconds; the defaults take minutes.
+            # Recovery from a killed Airflow within a minute; the defaults take five.
             "orphaned_tasks_check_interval": 10,
             "scheduler_health_check_threshold": 15,
+            "task_instance_heartbeat_timeout": 60,
         },
         "workers": {
             # Airflow's supervisor may notice only at its next heartbeat that a task has ended.

@@ -22,7 +22,7 @@ API_SERVER = "api-server"
 COMPONENTS = (API_SERVER, "scheduler", "dag-processor")
 # A log server would listen on every interface; the API server reads the same files.
 _OPTIONS = {"scheduler": ["--skip-serve-logs"], TRIGGERER: ["--skip-serve-logs"]}
-START_TIMEOUT_S = 300.0  # Airflow needs 10 s; slow machines, and those that do other things, much longer
+START_TIMEOUT_S = 600.0  # it takes 20 s; slow machines, and those that do other things, much longer
 POLL_INTERVAL_S = 0.25
 STOP_GRACE_S = 6.0  # a running stage has 3 s of it to end by itself
 REQUEST_TIMEOUT_S = 10.0
@@ -67,6 +67,11 @@ class AirflowApi:
     def set_paused(self, dag_id: str, paused: bool) -> None:
         """Pause a DAG, so that its runs wait, or let it go on."""
         self.request("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": paused})
+
+    def fail_unfinished_runs(self, dag_id: str) -> None:
+        """Mark every run failed that is queued or running."""
+        for run in self.request("GET", f"/dags/{dag_id}/dagRuns?state=queued&state=running&limit=100")["dag_runs"]:
+            self.request("PATCH", f"/dags/{dag_id}/dagRuns/{run['dag_run_id']}?update_mask=state", {"state": "failed"})
 
     def run_state(self, dag_id: str, run_id: str) -> str:
         """Return a run's state: queued, running, success or failed."""

@@ -30,10 +30,6 @@ UI_PORT = 8080
 CHECK_INTERVAL_S = 1.0
 SAMPLE = Path(__file__).resolve().parents[1] / "samples" / "skull"
 
-HomeOption = Annotated[
-    Path | None,
-    typer.Option("--home", help="Folder of the local Airflow. Default: among your user data.", show_default=False),
-]
 LocalStoreOption = Annotated[
     str | None,
     typer.Option(
@@ -50,7 +46,10 @@ def up(
         list[Path] | None, typer.Argument(help="Capture bundles to put into the store first.", show_default=False)
     ] = None,
     store: LocalStoreOption = None,
-    home: HomeOption = None,
+    home: Annotated[
+        Path | None,
+        typer.Option("--home", help="Where runs and logs are kept. Default: among your user data.", show_default=False),
+    ] = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of Airflow's pages.")] = UI_PORT,
 ) -> None:
     """Run Airflow with its web pages, and an S3 store, on this machine only. Ctrl-C ends all of it."""
@@ -80,7 +79,14 @@ def demo(
     preset: PresetOption = Preset.STANDARD,
     config: ConfigOption = None,
     store: LocalStoreOption = None,
-    home: HomeOption = None,
+    home: Annotated[
+        Path | None,
+        typer.Option(
+            "--home",
+            help="Where runs and logs are kept; unfinished runs there are ended. Default: among your user data.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Take a capture through the Airflow DAG, everything started and ended here, and leave the model in a folder."""
     overrides = read_overrides(config) if config else {}
@@ -88,19 +94,15 @@ def demo(
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: this is a file; name a folder")
     started = time.monotonic()
-    folder = AirflowHome(home or user_data_folder() / "airflow")
-    # Someone is watching: a failure is shown now instead of being tried again.
-    with (
-        _signals_interrupt(),
-        folder.locked(),
-        _store(store, folder),
-        LocalAirflow(folder, {"SCAN2TWIN_RETRIES": "0"}) as airflow,
-    ):
-        capture_id = import_capture(open_store(), capture)  # while Airflow starts
-        with console.status("starting Airflow …"):
-            airflow.wait_until_ready(DAG_ID)
-        console.print(f"Airflow is ready after {time.monotonic() - started:.0f} s")
-        _run(airflow, {"capture_id": capture_id, "preset": str(preset), "overrides": overrides})
+    folder = AirflowHome(home or user_data_folder() / "demo")
+    with _signals_interrupt(), folder.locked(), _store(store, folder):
+        capture_id = import_capture(open_store(), capture)
+        # Someone is watching: a failure is shown now instead of being tried again.
+        with LocalAirflow(folder, {"SCAN2TWIN_RETRIES": "0"}) as airflow:
+            with console.status("starting Airflow …"):
+                airflow.wait_until_ready(DAG_ID)
+            console.print(f"Airflow is ready after {time.monotonic() - started:.0f} s")
+            _run(airflow, {"capture_id": capture_id, "preset": str(preset), "overrides": overrides})
         fetch_model(open_store(), capture_id, out)
     report = json.loads((out / "report.json").read_text(encoding="utf-8"))
     summarise(report, out, round(time.monotonic() - started, 1))
@@ -109,6 +111,7 @@ def demo(
 def _run(airflow: LocalAirflow, conf: dict[str, object]) -> None:
     """Run the DAG and show its tasks' logs. Raises Scan2TwinError if it fails."""
     run_id = f"{conf['capture_id']}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    airflow.api.fail_unfinished_runs(DAG_ID)  # of a demo that was cut short
     airflow.api.set_paused(DAG_ID, False)
     airflow.api.trigger(DAG_ID, run_id, conf)
     follower = RunFollower(airflow, DAG_ID, run_id)
