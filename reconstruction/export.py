@@ -22,6 +22,7 @@ from reconstruction.obj import write_obj
 from reconstruction.preview import Studio, write_preview, write_turntable
 from reconstruction.refine_textures import observe, refine
 from reconstruction.render import Renderer, straight_srgb
+from reconstruction.unseen import Bools, fill_unseen, seen_faces
 from reconstruction.view_renderer import expose
 from scan2twin.config import ExportConfig
 from scan2twin.frames import Dataset
@@ -54,10 +55,11 @@ def run(inputs: StageInputs, outputs: Path, config: ExportConfig, progress: Prog
     progress.start("unwrap and bake", 2)
     mesh = unwrap(vertices, faces, config.texture_size)
     progress.advance()
-    base_color = bake_base_color(mesh, inputs["reconstruct"] / "field.pt", config.texture_size)
+    views, gains = refined_views(inputs, dataset)
+    base_color = bake_base_color(mesh, seen_faces(mesh, views), inputs["reconstruct"] / "field.pt", config.texture_size)
     progress.advance()
     if config.refine_iterations:
-        observed = observe(mesh, *refined_views(inputs, dataset), config.texture_size)
+        observed = observe(mesh, views, gains, config.texture_size)
         base_color = refine(base_color, observed, config.refine_iterations, progress)
     material = Material(base_color=to_8bit(base_color).numpy())
     figures = measure_heldout(mesh, material, inputs, dataset, progress)
@@ -87,10 +89,14 @@ def run(inputs: StageInputs, outputs: Path, config: ExportConfig, progress: Prog
     return StageResult({**counted, **figures}, warnings)
 
 
-def bake_base_color(mesh: UvMesh, field_file: Path, size: int) -> torch.Tensor:
-    """Bake the field saved at `field_file` over a mesh, both in the unit frame: (size, size, 3), sRGB in [0, 1]."""
+def bake_base_color(mesh: UvMesh, seen: Bools, field_file: Path, size: int) -> torch.Tensor:
+    """Bake the field saved at `field_file` over a mesh, both in the unit frame: (size, size, 3), sRGB in [0, 1].
+
+    Faces that no photo shows, those not `seen` (F,), continue the colours round them.
+    """
     field = load_field(field_file)
-    return linear_to_srgb(dilate(*bake(mesh, lambda points: field(points).albedo, size)))
+    albedo, covered = bake(mesh, lambda points: field(points).albedo, size)
+    return dilate(fill_unseen(linear_to_srgb(albedo), mesh, seen), covered)
 
 
 def refined_views(inputs: StageInputs, dataset: Dataset) -> tuple[Views, torch.Tensor]:

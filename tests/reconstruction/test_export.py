@@ -24,6 +24,7 @@ from reconstruction.gltf import read_glb, write_glb
 from reconstruction.model import ModelInfo, TexturedModel
 from reconstruction.preview import Studio, camera_rotation, floor_shadow, sky_directions
 from reconstruction.rasterizer import get_rasterizer
+from reconstruction.render import render_model
 from reconstruction.view_renderer import render_view
 from scan2twin.capture.models import Intrinsics
 from scan2twin.config import ExportConfig, PublishConfig
@@ -140,6 +141,24 @@ def test_the_finished_model_looks_like_the_heldout_photos(exported: tuple[Path, 
     assert metrics["heldout_psnr"] > 35
     assert metrics["heldout_psnr_foreground"] > 30
     assert metrics["mask_iou_heldout"] > 0.98
+
+
+def test_the_captures_own_cameras_see_the_photos_again(exported: tuple[Path, StageResult], tmp_path: Path) -> None:
+    """All frames in a row: model to reference anchor, and cameras from the unit frame to the same."""
+    inputs = write_inputs(tmp_path / "inputs")
+    frames = []
+    for frame in Dataset.read(inputs["mask"] / "dataset.json").frames:
+        camera_to_reference = np.array(frame.camera_to_unit)
+        camera_to_reference[:3, 3] = SCALE * camera_to_reference[:3, 3] + ORIGIN
+        frames.append({"file_path": frame.image, "transform_matrix": camera_to_reference.tolist()})
+    (tmp_path / "cameras.json").write_text(json.dumps({"w": 64, "h": 64, "fl_x": 160, "frames": frames}))
+    render_model(exported[0], tmp_path / "cameras.json", tmp_path / "pictures", LogProgress())
+    for i in range(VIEWS):
+        seen = np.asarray(Image.open(tmp_path / "pictures" / f"{i}.png"), float)
+        mask = np.asarray(Image.open(inputs["mask"] / "masks" / f"{i}.png"), float)
+        photo = np.asarray(Image.open(inputs["mask"] / "images" / f"{i}.png"), float)
+        assert np.abs(seen[..., 3] - mask).mean() < 1
+        assert np.abs(seen[..., :3] - photo)[(mask == 255) & (seen[..., 3] == 255)].mean() < 3
 
 
 def test_model_json_leads_back_to_the_reference_frame(exported: tuple[Path, StageResult]) -> None:
