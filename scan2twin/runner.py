@@ -200,7 +200,9 @@ def _run_and_commit(job: _Job, stage: Stage, earlier: Mapping[str, Manifest], te
     section = job.config.section(stage.name)
     with PeakMemory() as memory:
         try:
-            result: StageResult = stage.load()(inputs, outputs, section, job.progress)
+            run = stage.load()
+            _take_sigterm_back()
+            result: StageResult = run(inputs, outputs, section, job.progress)
         finally:
             job.progress.close()  # its last line belongs to this stage
     ran = time.monotonic()
@@ -269,6 +271,12 @@ def _is_out_of_memory(error: Exception) -> bool:
     return type(error).__name__ == "OutOfMemoryError" or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )
+
+
+def _take_sigterm_back() -> None:
+    """Install Python's handler again: native libraries (pycolmap's glog) put their own in its place when imported."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
 
 
 @contextmanager

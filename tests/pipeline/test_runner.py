@@ -322,6 +322,22 @@ def test_a_run_stopped_in_any_stage_goes_on_from_there(world: World, stage: str,
     assert latest_model(world.store, CAPTURE_ID) is not None
 
 
+def test_sigterm_cleans_up_after_a_library_took_the_signal_for_itself(world: World) -> None:
+    module = world.modules / "tiny_condition.py"
+    module.write_text("import pycolmap\n" + module.read_text())  # its glog installs a handler that only prints and dies
+    with subprocess.Popen(
+        world.command(), env=world.environment(**{HOLD_VARIABLE: "export"}), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    ) as run:  # fmt: skip
+        assert run.stdout is not None
+        assert run.stdout.readline() == "holding\n"
+        run.send_signal(signal.SIGTERM)
+        _, errors = run.communicate()
+    assert run.returncode == 143
+    assert "stack trace" not in errors
+    assert list(world.workdir.iterdir()) == []
+
+
 def test_a_commit_whose_answer_is_lost_keeps_its_files(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     put_bytes = world.store.put_bytes
 
