@@ -18,6 +18,7 @@ AIR_CELLS = 2  # cells between the shape and the lattice's border, which is held
 # Shares of the views that may be wrong about a point. With exact masks and poses 0 is best, with a phone's 0 carves
 # the object away; one of these is chosen by how well the hull explains the masks.
 TOLERANCES = (0.0, 0.02, 0.05, 0.1, 0.15)
+AGREEMENT_SLACK = 0.015  # the coarse grid cuts thin parts by about this much; of equals the least tolerant is taken
 
 
 class VisualHull:
@@ -41,20 +42,19 @@ class VisualHull:
         self._pixel_from_unit, self._focal = views.pixel_from_unit(), views.focal()
         reach = object_size / 2 + BOX_MARGIN * object_size.max()
         lattice = Lattice(-reach, reach, float(2 * reach.max() / PROBE_CELLS))
-        best = 0.0
+        agreement = {}
         for tolerance in TOLERANCES:
             sdf = self._signed_distance(lattice.positions, tolerance)
-            if not ((sdf < 0) & ~lattice.border).any():
-                continue
-            agreement = self._mask_agreement(Surface.from_distance(lattice, sdf), rasterizer)
-            if agreement > best + 1e-3:  # of equally good ones, the one that trusts the masks most
-                best, self.tolerance, found = agreement, tolerance, sdf
-        if best == 0:
+            if ((sdf < 0) & ~lattice.border).any():
+                agreement[tolerance] = self._mask_agreement(Surface.from_distance(lattice, sdf), rasterizer)
+        if not agreement:
             raise ReconstructionError(
                 "reconstruct: the masks agree on no point of space; check that the masks show the object and that the "
                 "poses and the object's box are right"
             )
-        inside = lattice.positions[found < 0].astype(np.float64)
+        enough = max(agreement.values()) - AGREEMENT_SLACK
+        self.tolerance = min(tolerance for tolerance, value in agreement.items() if value >= enough)
+        inside = lattice.positions[self.signed_distance(lattice.positions) < 0].astype(np.float64)
         self.low = np.maximum(inside.min(axis=0) - lattice.spacing, -reach)
         self.high = np.minimum(inside.max(axis=0) + lattice.spacing, reach)
 

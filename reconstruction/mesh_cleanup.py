@@ -23,9 +23,9 @@ def remove_floaters(
     """
     if not np.isfinite(vertices).all():
         raise ReconstructionError("reconstruct: the mesh has vertices that are not finite; try another seed")
+    start, end = faces[:, :2].T.ravel(), faces[:, 1:].T.ravel()  # two edges join a face's three corners
     count, component = connected_components(
-        coo_array((np.ones(len(faces)), (faces[:, 0], faces[:, 1])), shape=(len(vertices), len(vertices))),
-        directed=False,
+        coo_array((np.ones(len(start)), (start, end)), shape=(len(vertices), len(vertices))), directed=False
     )
     corners = vertices[faces].astype(np.float64)
     normal = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])

@@ -4,6 +4,7 @@ Munkberg et al. 2022, §3, with a visual-hull start, a narrow band that follows 
 parameters for what phones do: exposure that wanders and poses that are a little off.
 """
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from reconstruction.initial_shape import VisualHull, box_with_air, initial_surfa
 from reconstruction.measure import standouts
 from reconstruction.rasterizer import Rasterizer
 from reconstruction.surface import Surface, laplacian_loss, sign_loss
-from reconstruction.view_renderer import render_view
+from reconstruction.view_renderer import SRGB_OFFSET, SRGB_POWER, render_view
 from scan2twin.config import ReconstructConfig
 from scan2twin.errors import ReconstructionError
 
@@ -31,20 +32,21 @@ HALF_SIZE_SHARE = 0.25  # of the iterations, against images of half the size
 FOLLOW_EVERY = 50  # iterations between centring the band on the surface
 REWEIGHT_AT = (0.4, 0.6, 0.8)  # of the iterations: when views that stand out lose weight
 
-# Adam. The rates of what belongs to one view are small because each view comes up once an epoch: between its
-# visits Adam's second moment fades, and a single visit moves it by about seven times the rate.
-LEARNING_RATE_SDF = 0.008  # cells
+# Adam. A camera's rate is small because each view comes up once an epoch: its second moment is averaged over the
+# visits to other views too, so that a single visit moves it by about seven times the rate.
+# Signed distances, cells. A large rate destroys the hull, a small one never leaves the sphere.
+LEARNING_RATE_SDF = {"visual_hull": 0.008, "sphere": 0.06}
 LEARNING_RATE_OFFSET = 0.01
 LEARNING_RATE_FIELD = 0.01  # Munkberg et al. 2022, supplement
-LEARNING_RATE_GAIN = 0.0005
 LEARNING_RATE_CAMERA = 0.00002  # radians and unit-frame lengths
-BETAS = (0.9, 0.99)
+BETAS = (0.9, 0.999)
 DECAY = 0.1  # of the learning rates over the run (Munkberg et al. 2022, supplement)
 
+GAIN_STEP = 0.3  # share of the difference in exposure that one visit of a view takes up
+
 WEIGHT_MASK = 1.0
-WEIGHT_LAPLACIAN = 0.003
-WEIGHT_SIGN = 0.0002
-WEIGHT_GAIN = 0.01
+WEIGHT_LAPLACIAN = 0.001
+WEIGHT_SIGN = 0.00005
 WEIGHT_CAMERA = 10.0
 
 
@@ -79,7 +81,7 @@ class Optimiser:
         self.views = views
         self._half = views.resized(max(views.resolution // 2, 32))
         self.field = MaterialField(seed=config.seed)
-        self.log_gain = nn.Parameter(torch.zeros(len(views), 3))
+        self.log_gain = torch.zeros(len(views), 3)
         self.twist = nn.Parameter(torch.zeros(len(views), 6))
         self.trust = torch.ones(len(views))
         self._residual = torch.zeros(len(views))  # of each view's last visit
@@ -95,10 +97,9 @@ class Optimiser:
 
     def _make_optimizer(self) -> None:
         groups = [
-            {"params": [self.surface.sdf], "lr": LEARNING_RATE_SDF},
+            {"params": [self.surface.sdf], "lr": LEARNING_RATE_SDF[self.config.start]},
             {"params": [self.surface.offset], "lr": LEARNING_RATE_OFFSET},
             {"params": list(self.field.parameters()), "lr": LEARNING_RATE_FIELD, "eps": 1e-12},
-            {"params": [self.log_gain], "lr": LEARNING_RATE_GAIN},
         ]
         if self.config.refine_cameras:
             groups.append({"params": [self.twist], "lr": LEARNING_RATE_CAMERA})
@@ -155,7 +156,6 @@ class Optimiser:
             self.views.weight[number] * self.trust[number] * fit
             + WEIGHT_LAPLACIAN * laplacian_loss(mesh, self.surface.lattice.spacing)
             + WEIGHT_SIGN * sign_loss(self.surface.sdf, mesh.edges)
-            + WEIGHT_GAIN * self.log_gain[number].square().mean()
             + WEIGHT_CAMERA * self.twist[number].square().sum()
         )
         value = float(loss.detach())
@@ -170,10 +170,19 @@ class Optimiser:
         self._optimizer.step()
         self.iteration += 1
 
+        if self._fine:  # before, the rendering says little about the photo's exposure
+            self._update_gain(number, image.detach(), target)
         seen = float(target[..., 3].mean())  # so that small and large outlines compare
         self._residual[number] = float(fit.detach()) / max(seen, 1e-6)
         mse = float(difference.detach()[..., :3].square().mean())
         return Step(i, number, value, -10 * math.log10(max(mse, 1e-10)), len(mesh.faces))
+
+    def _update_gain(self, number: int, image: torch.Tensor, target: torch.Tensor) -> None:
+        """Move a view's gain towards the ratio of photo to rendering over the object, in closed form (see `expose`)."""
+        both = (image[..., 3] >= 0.5) & (target[..., 3] >= 0.5)
+        if both.any():
+            ratio = (target[both][:, :3] + SRGB_OFFSET).mean(0) / (image[both][:, :3] + SRGB_OFFSET).mean(0)
+            self.log_gain[number] += GAIN_STEP * SRGB_POWER * torch.log(ratio.clamp(min=0.1))
 
     def _view_of(self, iteration: int) -> int:
         epoch, place = divmod(iteration, len(self.views))
@@ -204,20 +213,22 @@ class Optimiser:
     def state(self) -> dict[str, Any]:
         """Return all that `restore` needs to go on from here with the same result to the bit."""
         self.surface.follow(self._optimizer)  # doing it once more in the next step changes nothing
-        return {
+        live = {
             "iteration": self.iteration,
             "fine": self._fine,
             "surface": self.surface.state(),
             "field": self.field.state_dict(),
-            "views": [self.log_gain.data, self.twist.data, self.trust, self._residual],
+            "views": [self.log_gain, self.twist.data, self.trust, self._residual],
             "optimizer": self._optimizer.state_dict(),
         }
+        return copy.deepcopy(live)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a `state` of an optimiser of the same views and configuration."""
+        state = copy.deepcopy(state)
         self.iteration, self._fine = state["iteration"], state["fine"]
         self.surface = Surface.from_state(state["surface"])
         self.field.load_state_dict(state["field"])
-        self.log_gain.data, self.twist.data, self.trust, self._residual = state["views"]
+        self.log_gain, self.twist.data, self.trust, self._residual = state["views"]
         self._make_optimizer()
         self._optimizer.load_state_dict(state["optimizer"])

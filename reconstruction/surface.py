@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from reconstruction.isosurface import extract_topology, surface_vertices
-from reconstruction.tetgrid import Band, Float32Array, Float64Array, Lattice, narrow_band
+from reconstruction.tetgrid import Band, Float32Array, Float64Array, Int32Array, Lattice, narrow_band
 
 BAND_RINGS = 2  # edges on either side of the surface that the band reaches
 # How far a grid vertex may move, in cells. The tetrahedra are 0.71 cells high (BCC), so two vertices that come
@@ -40,8 +40,6 @@ class Surface(nn.Module):
         self.lattice = lattice
         self._dense = sdf.copy()
         self._dense_offset = np.zeros((len(lattice), 3), np.float32) if offset is None else offset.copy()
-        self.sdf = nn.Parameter(torch.empty(0))
-        self.offset = nn.Parameter(torch.empty(0))
         self._set_band()
 
     @classmethod
@@ -56,8 +54,8 @@ class Surface(nn.Module):
         self._free = torch.from_numpy(self.band.free.astype(np.float32))
         self._rest = torch.from_numpy(self.lattice.positions[vertices])
         self._edges = torch.from_numpy(self.band.edges).long()
-        self.sdf.data = torch.from_numpy(self._dense[vertices])
-        self.offset.data = torch.from_numpy(self._dense_offset[vertices])
+        self.sdf = nn.Parameter(torch.from_numpy(self._dense[vertices]))
+        self.offset = nn.Parameter(torch.from_numpy(self._dense_offset[vertices]))
 
     def state(self) -> dict[str, Any]:
         """Return all that `from_state` needs. The band is not kept: call `follow` first."""
@@ -80,20 +78,29 @@ class Surface(nn.Module):
         self._dense_offset[self.band.vertices] = self.offset.detach().numpy()
 
     def follow(self, optimizer: torch.optim.Optimizer) -> None:
-        """Centre the band on the surface again, taking the optimiser's moments along."""
+        """Centre the band on the surface again; `sdf` and `offset` are new parameters, also in the optimiser."""
         self._write_back()
-        before = self.band.vertices
+        before, old = self.band.vertices, {id(self.sdf): "sdf", id(self.offset): "offset"}
         self._set_band()
-        free = self.band.free
-        for parameter in (self.sdf, self.offset):
-            for name, moment in optimizer.state[parameter].items():
-                if name != "step":
-                    dense = torch.zeros(len(self.lattice), *moment.shape[1:])
-                    dense[before] = moment
-                    moment = dense[self.band.vertices]
-                    moment[~free] = 0  # momentum must not carry the rim's signs over zero
-                    optimizer.state[parameter][name] = moment
-            parameter.grad = None
+        for group in optimizer.param_groups:
+            for place, parameter in enumerate(group["params"]):
+                if id(parameter) in old:
+                    new = getattr(self, old[id(parameter)])
+                    group["params"][place] = new
+                    optimizer.state[new] = self._moved(optimizer.state.pop(parameter, {}), before)
+
+    def _moved(self, moments: dict[str, torch.Tensor], before: Int32Array) -> dict[str, torch.Tensor]:
+        """Return Adam's moments, kept for the lattice points `before`, for the band's points."""
+        result = {}
+        for name, moment in moments.items():
+            if name == "step":
+                result[name] = moment
+                continue
+            dense = torch.zeros(len(self.lattice), *moment.shape[1:])
+            dense[before] = moment
+            result[name] = dense[self.band.vertices]
+            result[name][~self.band.free] = 0  # momentum must not carry the rim's signs over zero
+        return result
 
     def refined(self, spacing: float, low: Float64Array, high: Float64Array) -> "Surface":
         """Return the same surface on a lattice of other `spacing` over the box from `low` to `high`."""

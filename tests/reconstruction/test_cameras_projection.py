@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
@@ -11,6 +11,7 @@ from scan2twin.capture.models import Intrinsics
 coordinate = st.floats(-0.6, 0.6)
 
 
+@settings(deadline=None)
 @given(
     x=coordinate, y=coordinate, z=st.floats(-4, -0.5), cx=st.floats(80, 240), cy=st.floats(80, 240),
     fx=st.floats(100, 900), fy=st.floats(100, 900),
@@ -39,6 +40,7 @@ def test_inverse_rigid_agrees_with_matrix_inversion():
     np.testing.assert_allclose(inverse_rigid(transforms), np.linalg.inv(transforms), atol=1e-12)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-2, 2), min_size=3, max_size=3))
 def test_se3_rotation_agrees_with_scipy(rotation_vector):
     twist = torch.tensor([[*rotation_vector, 0.1, -0.2, 0.3]], dtype=torch.float64)

@@ -2,7 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconstruction.tetgrid import Lattice, narrow_band
@@ -26,6 +26,7 @@ def test_every_point_is_found_by_its_coordinates_and_nothing_else(lattice):
     assert (lattice.point_at(lattice.coordinates - 100) == -1).all()
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-0.9, 0.9), min_size=3, max_size=3), st.lists(st.floats(-2, 2), min_size=4, max_size=4))
 def test_interpolation_is_exact_for_linear_functions(where, linear):
     lattice = Lattice(LOW, HIGH, 0.1)

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+import trimesh
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reconstruction.color import linear_to_srgb, srgb_to_linear
+from reconstruction.measure import comparison_picture, measure_view, psnr, standouts
+from reconstruction.mesh_cleanup import remove_floaters
+from reconstruction.view_renderer import expose
+from scan2twin.errors import ReconstructionError
+
+
+def view(color: float, covered: int) -> torch.Tensor:
+    image = torch.zeros(10, 10, 4)
+    image[:covered, :, :3], image[:covered, :, 3] = color, 1.0
+    return image
+
+
+def test_figures_of_a_view_are_those_worked_out_by_hand():
+    figures = measure_view(view(0.5, 4), view(0.6, 5))
+    assert figures.mask_iou == pytest.approx(0.8)
+    assert figures.psnr == pytest.approx(-10 * np.log10((0.4 * 0.1**2) + 0.1 * 0.6**2), abs=1e-4)
+    assert figures.psnr_foreground == pytest.approx(-10 * np.log10((0.8 * 0.1**2) + 0.2 * 0.6**2), abs=1e-4)
+
+
+def test_equal_images_have_a_finite_psnr():
+    assert psnr(0.0) == 100.0
+
+
+def test_the_picture_shows_photo_rendering_and_error_upright():
+    photo = view(1.0, 3)  # the three bottom rows
+    picture = comparison_picture(view(0.9, 3), photo)
+    assert picture.shape == (10, 30, 3)
+    assert (picture[7:, :10] == 255).all()
+    assert (picture[7:, 10:20] == 230).all()
+    assert (picture[7:, 20:] == 102).all()
+    assert (picture[:7] == 0).all()
+
+
+@settings(deadline=None)
+@given(st.floats(0.15, 0.9), st.floats(0.5, 1.2))
+def test_exposing_encoded_values_is_a_gain_on_light(srgb, gain):
+    value, factor = torch.tensor([[srgb] * 3], dtype=torch.float64), torch.tensor([gain] * 3, dtype=torch.float64)
+    expected = linear_to_srgb(srgb_to_linear(value) * factor)
+    torch.testing.assert_close(expose(value, factor), expected, atol=2e-5, rtol=0)
+
+
+def test_standouts_are_the_large_ones_only():
+    values = np.array([1.0, 1.1, 0.9, 1.05, 0.95, 3.0, 0.1])
+    assert standouts(values).tolist() == [5]
+    assert standouts(np.full(9, 0.3)).tolist() == []
+
+
+def solid(*parts):
+    mesh = trimesh.util.concatenate(parts)
+    return mesh.vertices.astype(np.float32), mesh.faces.astype(np.int32)
+
+
+def test_dust_and_bubbles_are_removed():
+    body = trimesh.creation.icosphere(subdivisions=3, radius=1.0)
+    dust = trimesh.creation.icosphere(subdivisions=1, radius=0.02).apply_translation([2, 0, 0])
+    bubble = trimesh.creation.icosphere(subdivisions=2, radius=0.5)
+    bubble.invert()
+    vertices, faces, dropped = remove_floaters(*solid(dust, bubble, body))
+    assert dropped == 2
+    assert len(vertices) == len(body.vertices)
+    left = trimesh.Trimesh(vertices, faces, process=False)
+    assert left.is_watertight
+    assert left.volume == pytest.approx(body.volume, rel=1e-5)
+
+
+def test_two_large_parts_both_stay():
+    parts = [trimesh.creation.box([1, 1, 1]).apply_translation([x, 0, 0]) for x in (0, 3)]
+    _, faces, dropped = remove_floaters(*solid(*parts))
+    assert dropped == 0
+    assert len(faces) == 24
+
+
+def test_a_mesh_turned_inside_out_or_not_finite_is_refused():
+    box = trimesh.creation.box([1, 1, 1])
+    box.invert()
+    vertices, faces = solid(box)
+    with pytest.raises(ReconstructionError, match="no closed surface is left"):
+        remove_floaters(vertices, faces)
+    vertices[0, 0] = np.nan
+    with pytest.raises(ReconstructionError, match="not finite"):
+        remove_floaters(vertices, faces)

@@ -1,0 +1,178 @@
+import numpy as np
+import pytest
+import torch
+import trimesh
+from views_of_a_ball import CENTRE, RADIUS, camera_centres, color_srgb, write_dataset
+
+from reconstruction.data import load_views
+from reconstruction.optimise import Optimiser
+from reconstruction.rasterizer import get_rasterizer
+from reconstruction.surface import Surface, laplacian_loss, sign_loss
+from reconstruction.tetgrid import Lattice
+from scan2twin.config import ReconstructConfig
+from scan2twin.errors import ReconstructionError
+
+BOX = np.ones(3)
+RASTERIZER = get_rasterizer("numba", torch.device("cpu"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def ball(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ball")
+    return folder, write_dataset(folder, camera_centres(24))
+
+
+def optimiser(ball, **options):
+    folder, dataset = ball
+    views, _ = load_views(folder, dataset, "train", 64)
+    return Optimiser(views, BOX, ReconstructConfig(resolution=64, grid=16, **options), RASTERIZER)
+
+
+def mesh_of(optimiser):
+    with torch.no_grad():
+        mesh = optimiser.surface.mesh()
+    return trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False)
+
+
+def test_a_ball_is_recovered(ball):
+    fitted = optimiser(ball, iterations=160)
+    losses = [step.loss for step in fitted.run()]
+    assert np.mean(losses[-20:]) < 0.25 * np.mean(losses[:20])
+    mesh = mesh_of(fitted)
+    assert mesh.is_watertight
+    assert mesh.euler_number == 2
+    distance = np.abs(np.linalg.norm(mesh.vertices - CENTRE, axis=1) - RADIUS)
+    assert distance.mean() < 0.006  # a pixel is 0.02 wide at the ball
+    normals = (mesh.vertices - CENTRE) / np.linalg.norm(mesh.vertices - CENTRE, axis=1, keepdims=True)
+    with torch.no_grad():
+        found = fitted.field.albedo_srgb(torch.tensor(mesh.vertices, dtype=torch.float32)).numpy()
+    assert np.abs(found - color_srgb(normals)).mean() < 0.03
+
+
+def test_a_sphere_start_finds_the_ball_too(ball):
+    fitted = optimiser(ball, iterations=120, start="sphere")
+    before = np.abs(np.linalg.norm(mesh_of(fitted).vertices - CENTRE, axis=1) - RADIUS).mean()
+    for _ in fitted.run():
+        pass
+    after = np.abs(np.linalg.norm(mesh_of(fitted).vertices - CENTRE, axis=1) - RADIUS).mean()
+    assert after < min(before, 0.01)
+
+
+def test_a_run_resumed_from_its_state_ends_with_the_same_bits(ball):
+    """The state is taken after the grid was refined and before; both go on exactly as if nothing had happened."""
+    whole = optimiser(ball, iterations=120)
+    states = {}
+    while whole.iteration < 120:
+        if whole.at_rest:
+            states[whole.iteration] = whole.state()
+        whole.step()
+    untouched = optimiser(ball, iterations=120)
+    for _ in untouched.run():
+        pass
+    resumed = optimiser(ball, iterations=120)
+    assert sorted(states) == [50, 100]
+    resumed.restore(states[50])
+    for _ in resumed.run():
+        pass
+    for other in (untouched, resumed):
+        np.testing.assert_array_equal(mesh_of(other).vertices, mesh_of(whole).vertices)
+        torch.testing.assert_close(other.field.state_dict(), whole.field.state_dict(), rtol=0, atol=0)
+        torch.testing.assert_close(other.twist, whole.twist, rtol=0, atol=0)
+
+
+def test_exposure_of_each_view_is_found(tmp_path):
+    gains = np.exp(np.linspace(-0.25, 0.25, 18))
+    np.random.default_rng(0).shuffle(gains)
+    dataset = write_dataset(tmp_path, camera_centres(18), heldout_every=0, exposure=gains)
+    fitted = optimiser((tmp_path, dataset), iterations=300)
+    for _ in fitted.run():
+        pass
+    found = fitted.gains().detach().numpy().mean(axis=1)
+    assert np.exp(np.log(fitted.gains().detach().numpy()).mean()) == pytest.approx(1, abs=1e-4)
+    assert np.corrcoef(np.log(found), np.log(gains))[0, 1] > 0.9
+
+
+def test_a_view_that_does_not_fit_is_trusted_less(ball):
+    fitted = optimiser(ball, iterations=60)
+    fitted.views.images[5] = fitted.views.images[5].flip(1)  # mirrored: its colours fit nowhere
+    fitted._half.images[5] = fitted._half.images[5].flip(1)
+    for _ in fitted.run():
+        pass
+    assert fitted.trust[5] < 0.8
+    assert fitted.trust.median() == 1
+
+
+def test_a_loss_that_is_not_finite_names_the_frame(ball):
+    fitted = optimiser(ball, iterations=60)
+    with torch.no_grad():
+        fitted.log_gain[:] = float("nan")
+    with pytest.raises(ReconstructionError, match=r"nan at iteration 0, frame \d+"):
+        fitted.step()
+
+
+def test_masks_that_agree_on_nothing_are_refused(ball):
+    folder, dataset = ball
+    views, _ = load_views(folder, dataset, "train", 64)
+    views.images[..., 3] = 0
+    views.images[:, :4, :4, 3] = 255  # each camera sees something in its corner only
+    with pytest.raises(ReconstructionError, match="agree on no point"):
+        Optimiser(views, BOX, ReconstructConfig(resolution=64, grid=16), RASTERIZER)
+
+
+@pytest.fixture
+def surface():
+    lattice = Lattice(np.full(3, -0.5), np.full(3, 0.5), 0.1)
+    return Surface.from_distance(lattice, (np.linalg.norm(lattice.positions, axis=1) - 0.3).astype(np.float32))
+
+
+def test_the_surface_stays_closed_when_it_is_pushed_to_the_rim(surface):
+    """However far values are driven, the band's rim keeps its sign and the surface its closedness."""
+    optimizer = torch.optim.Adam(surface.parameters(), lr=0.5)
+    for step in range(30):
+        if step % 10 == 9:
+            surface.follow(optimizer)
+        optimizer.zero_grad()
+        torch.sin(surface.sdf * 40).sum().backward()
+        surface.hold_rim()
+        optimizer.step()
+        mesh = surface.mesh()
+        found = trimesh.Trimesh(mesh.vertices.detach().numpy(), mesh.faces.numpy(), process=False)
+        edges = np.sort(found.edges, axis=1)
+        assert (np.unique(edges, axis=0, return_counts=True)[1] % 2 == 0).all()
+
+
+def test_a_finer_grid_keeps_the_surface(surface):
+    fine = surface.refined(0.05, np.full(3, -0.5), np.full(3, 0.5))
+    vertices = fine.mesh().vertices.detach().numpy()
+    coarse = surface.mesh()
+    assert len(vertices) > 3 * len(coarse.vertices)
+    assert np.abs(np.linalg.norm(vertices, axis=1) - 0.3).max() < 0.02  # as flat as the coarse triangles
+
+
+def test_laplacian_agrees_with_the_sum_over_neighbours(surface):
+    mesh = surface.mesh()
+    vertices = mesh.vertices.detach().numpy()
+    neighbours = trimesh.Trimesh(vertices, mesh.faces.numpy(), process=False).vertex_neighbors
+    expected = np.mean(
+        [np.sum((vertices[near].mean(axis=0) - v) ** 2) for v, near in zip(vertices, neighbours, strict=True)]
+    )
+    assert float(laplacian_loss(mesh, 0.1).detach()) == pytest.approx(expected / 0.1**2, rel=1e-4)
+
+
+def test_sign_loss_is_the_papers_cross_entropy():
+    sdf = torch.tensor([-0.7, 0.4, 1.3, -0.2])
+    edges = torch.tensor([[0, 1], [2, 3]])
+    terms = []
+    for a, b in edges.tolist():
+        for own, other in ((sdf[a], sdf[b]), (sdf[b], sdf[a])):
+            probability = torch.sigmoid(own)
+            terms.append(-torch.log(probability if other > 0 else 1 - probability))
+    torch.testing.assert_close(sign_loss(sdf, edges), torch.stack(terms).mean())
