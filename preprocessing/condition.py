@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
+from preprocessing.frame_selection import relative_sharpness
 from preprocessing.images import EXIF_ORIENTATIONS, UInt8, read_photo, shrink, write_jpeg
 from preprocessing.parallel import map_frames
 from scan2twin.capture.models import FrameRecord, Intrinsics, Pose
@@ -219,7 +220,7 @@ def condition_frame(
 
 
 def run(inputs: StageInputs, outputs: Path, config: ConditionConfig, progress: Progress) -> StageResult:
-    """Write `images/NNNNNN.jpg` and `cameras.json` (`ConditionedFrames`) for the frames that validate found usable.
+    """Write `images/NNNNNN.jpg` and `cameras.json` (`ConditionedFrames`) for the usable frames that are not blurred.
 
     Raises:
         CaptureError: a frame cannot be conditioned; the message names it.
@@ -236,16 +237,30 @@ def run(inputs: StageInputs, outputs: Path, config: ConditionConfig, progress: P
         records, progress, "conditioning frames",
         bytes_per_frame=BYTES_PER_RAW_PIXEL * max(record.width * record.height for record in records),
     )  # fmt: skip
+    sharpness = np.array([frame.sharpness for frame in frames], np.float64)
+    shares = relative_sharpness(sharpness)
+    warnings = []
+    kept = []
+    for frame, share in zip(frames, shares, strict=True):
+        if share >= config.min_sharpness:
+            kept.append(frame)
+            continue
+        (outputs / frame.file).unlink()
+        warnings.append(
+            f"frame {frame.index}: left out: blurred, {100 * share:.0f} % as sharp as its neighbours; move more slowly"
+        )
     ConditionedFrames(
         capture_id=capture.document.capture_id, reference_anchor=capture.document.reference_anchor,
-        object=capture.document.object, metric=capture.document.scale.metric, frames=frames,
+        object=capture.document.object, metric=capture.document.scale.metric, frames=kept,
     ).write(outputs / "cameras.json")  # fmt: skip
     return StageResult(
         metrics={
-            "frames": len(frames),
-            "width": frames[0].width,
-            "height": frames[0].height,
-            "sharpness_median": float(np.median([frame.sharpness for frame in frames])),
-            "luma_median": float(np.median([frame.luma for frame in frames])),
-        }
+            "frames": len(kept),
+            "frames_blurred": len(frames) - len(kept),
+            "width": kept[0].width,
+            "height": kept[0].height,
+            "sharpness_median": float(np.median(sharpness)),
+            "luma_median": float(np.median([frame.luma for frame in kept])),
+        },
+        warnings=warnings,
     )

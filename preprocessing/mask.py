@@ -1,22 +1,28 @@
 """Stage `mask`: square views of the object with soft masks, the dataset that reconstruct reads.
 
-Each photo is cropped to a square round the projected object box. Its mask is the one that came with the capture
-(a mask file or the image's alpha channel), or else a network's: the largest connected part inside the box.
+Each photo is cropped to a square round the projected object. Its mask is the one that came with the capture (a mask
+file or the image's alpha channel), or else a network's: the largest connected part inside the object box. A first
+look at a few views finds how much of the object box the object fills, so that the crops and the unit box fit it;
+at the end the masks are brought into agreement (see `masks.consensus`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from preprocessing.crop import crop_image, crop_intrinsics
-from preprocessing.images import read_image, write_png
+from preprocessing.images import UInt8, read_image, write_png
 from preprocessing.masks.backends import MaskBackend, u2netp
 from preprocessing.masks.components import cut_share, largest_component, photo_area
-from preprocessing.masks.views import View, camera_to_unit, given_mask, make_views
+from preprocessing.masks.consensus import agreement, ballot, consensus, find_body, refine_mask, trust
+from preprocessing.masks.contact_sheet import SheetEntry, write_contact_sheet
+from preprocessing.masks.views import REGION_SCALE, View, camera_to_unit, given_mask, make_views
 from preprocessing.parallel import map_frames
+from scan2twin.capture.models import ObjectBox
 from scan2twin.capture.reader import Capture, read_capture
 from scan2twin.config import MaskConfig
 from scan2twin.errors import InputError
@@ -24,10 +30,42 @@ from scan2twin.frames import ConditionedFrames, Dataset, DatasetFrame, PosedFram
 from scan2twin.progress import Progress
 from scan2twin.stages import CAPTURE, StageInputs, StageResult
 
+Float64 = npt.NDArray[np.float64]
+Float32 = npt.NDArray[np.float32]
+
 MIN_VIEWS = 8  # fewer masked views do not enclose a shape
+FIRST_LOOK_VIEWS = 24  # spread over the capture; enough to bound the object to a few percent
+MIN_TRUST = 0.5  # below, the refiner replaces a mask by what the other views say
 EMPTY_SHARE = 0.002  # of the crop's pixels: a mask with less is no object
 FULL_SHARE = 0.98  # of the box's projection: a mask that fills it is the box, not the object
 CUT_SHARE = 0.02  # of the mask's outline: with more of it on the photo's edge, the object leaves the photo
+
+
+@dataclass(frozen=True)
+class Masker:
+    """Cuts out views and finds their masks."""
+
+    capture: Capture
+    condition: Path  # folder of the condition stage
+    config: MaskConfig
+    backend: Callable[[], MaskBackend]  # loaded only when a view needs it
+
+    def photo(self, view: View) -> UInt8:
+        """Return the view's square photo (R, R, 3)."""
+        return crop_image(read_image(self.condition / view.frame.file), view.crop, self.config.resolution)
+
+    def mask(self, view: View, photo: UInt8) -> tuple[UInt8, bool]:
+        """Return the view's soft mask (R, R), not refined, and whether it came with the capture."""
+        given = given_mask(self.capture, view.conditioned) if self.config.backend in ("auto", "user") else None
+        if given is not None:
+            return crop_image(given, view.crop, self.config.resolution), True
+        if self.config.backend == "user":
+            raise InputError(
+                f"frame {view.frame.index}: the capture has no masks/{view.name} and its image has no alpha channel; "
+                "add the mask, or set mask.backend to auto"
+            )
+        probability = np.rint(255 * self.backend()(photo)).astype(np.uint8)
+        return largest_component(probability, view.region), False
 
 
 @dataclass(frozen=True)
@@ -36,6 +74,7 @@ class MaskedView:
 
     view: View
     given: bool  # the mask came with the capture
+    ballot: UInt8  # the mask, small
     area: float  # share of the crop
     region_filled: float  # share of the box's projection
     cut: float  # share of the mask's outline that lies on the photo's edge
@@ -49,34 +88,85 @@ class MaskedView:
             return "its mask fills the whole object box: object and background were not told apart"
         return None
 
+    @property
+    def note(self) -> str:
+        """A word or two on the mask for the contact sheet."""
+        if self.fault:
+            return "empty" if self.area < EMPTY_SHARE else "full"
+        return "cut off" if self.cut > CUT_SHARE else "given" if self.given else ""
 
-def mask_view(
-    view: View, capture: Capture, condition: Path, output: Path, config: MaskConfig, backend: Callable[[], MaskBackend]
-) -> MaskedView:
-    """Write the square image and mask of `view` under `output`."""
-    photo = read_image(condition / view.frame.file)
-    square = crop_image(photo, view.crop, config.resolution)
-    given = given_mask(capture, view.conditioned) if config.backend != "u2netp" else None
-    if given is not None:
-        mask = crop_image(given, view.crop, config.resolution)
-    elif config.backend == "user":
-        raise InputError(
-            f"frame {view.frame.index}: the capture has no masks/{view.name} and its image has no alpha channel; "
-            "add the mask, or set mask.backend to auto"
-        )
-    else:
-        probability = np.rint(255 * backend()(square)).astype(np.uint8)
-        mask = largest_component(probability, view.region)
-    write_png(output / "images" / view.name, square)
-    write_png(output / "masks" / view.name, mask)
+
+def masked_view(view: View, mask: UInt8, given: bool) -> MaskedView:
+    """Describe the mask (R, R) of `view`."""
     solid = mask >= 128
-    photo_here = photo_area(view.crop, view.frame.width, view.frame.height, config.resolution)
+    photo_here = photo_area(view.crop, view.frame.width, view.frame.height, len(mask))
     region = view.region & photo_here
     return MaskedView(
-        view=view, given=given is not None, area=float(solid.mean()),
-        region_filled=float(solid[region].mean()) if region.any() else 0.0,
-        cut=cut_share(mask, photo_here),
+        view=view, given=given, ballot=ballot(mask), area=float(solid.mean()),
+        region_filled=float(solid[region].mean()) if region.any() else 0.0, cut=cut_share(mask, photo_here),
     )  # fmt: skip
+
+
+def fit_box(
+    posed: PosedFrames, views: Sequence[View], masker: Masker, progress: Progress
+) -> tuple[ObjectBox, Float64] | None:
+    """Look at a few views and return the box (reference frame) round what they show, and its voxels (N, 3).
+
+    None if they do not agree on any body, or fewer than `MIN_VIEWS` show one.
+    """
+    if len(views) < MIN_VIEWS:
+        return None
+    chosen = [views[i] for i in np.unique(np.linspace(0, len(views) - 1, FIRST_LOOK_VIEWS).round().astype(int))]
+    looks = map_frames(
+        lambda view: masked_view(view, *masker.mask(view, masker.photo(view))), chosen, progress, "finding the object"
+    )
+    seen = [look for look in looks if look.fault is None]
+    if len(seen) < MIN_VIEWS:
+        return None
+    half = np.array(posed.object.size) / 2 * REGION_SCALE
+    centre = np.array(posed.object.center)
+    body = find_body([look.view for look in seen], [look.ballot for look in seen], centre - half, centre + half)
+    if not len(body):
+        return None
+    low, high = body.min(0), body.max(0)
+    return ObjectBox(center=((low + high) / 2).tolist(), size=(high - low).tolist()), body
+
+
+def refine(
+    masked: Sequence[MaskedView], box: ObjectBox, outputs: Path, progress: Progress
+) -> tuple[list[MaskedView], Float32, list[str]]:
+    """Bring the written masks of usable views into agreement, and write them again; given masks stay as they are.
+
+    Returns the views, the trust (V,) that each mask deserves at the end, and warnings.
+    """
+    half, centre = np.array(box.size) / 2, np.array(box.center)
+    views = [one.view for one in masked]
+    hull, agreements = consensus(views, [one.ballot for one in masked], centre - half, centre + half)
+    if not len(hull.inner):
+        return list(masked), np.ones(len(masked), np.float32), ["the masks agree on no common body; not refined"]
+    trusts = dict(zip((one.view.name for one in masked), trust(agreements), strict=True))
+
+    def refined(one: MaskedView) -> MaskedView:
+        if one.given:
+            return one
+        path = outputs / "masks" / one.view.name
+        photo = read_image(outputs / "images" / one.view.name)
+        mask = refine_mask(photo, read_image(path), one.view, hull, trusted=trusts[one.view.name] >= MIN_TRUST)
+        write_png(path, mask)
+        return masked_view(one.view, mask, given=False)
+
+    after = map_frames(refined, masked, progress, "refining masks")
+    final = trust(agreement(views, [one.ballot for one in after], hull))
+    warnings = [
+        f"frame {one.view.frame.index}: its mask disagreed with the other views and was replaced; look at it"
+        for one in after
+        if not one.given and trusts[one.view.name] < MIN_TRUST
+    ] + [
+        f"frame {one.view.frame.index}: its given mask disagrees with the other views; look at it"
+        for one, value in zip(after, final, strict=True)
+        if one.given and value < MIN_TRUST
+    ]
+    return after, final, warnings
 
 
 def heldout_views(count: int, every: int) -> list[bool]:
@@ -88,61 +178,86 @@ def heldout_views(count: int, every: int) -> list[bool]:
 
 
 def run(inputs: StageInputs, outputs: Path, config: MaskConfig, progress: Progress) -> StageResult:
-    """Write `images/NNNNNN.png`, `masks/NNNNNN.png` and `dataset.json` (`Dataset`).
+    """Write `images/NNNNNN.png`, `masks/NNNNNN.png`, `dataset.json` (`Dataset`) and `contact_sheet.jpg`.
 
     Raises:
         InputError: fewer than `MIN_VIEWS` views have a usable mask; a mask the configuration asks for is missing.
 
     """
-    capture = read_capture(inputs[CAPTURE])
     conditioned = ConditionedFrames.read(inputs["condition"] / "cameras.json")
     posed = PosedFrames.read(inputs["refine_poses"] / "poses.json")
-    views, warnings = make_views(posed, conditioned, config)
+    masker = Masker(read_capture(inputs[CAPTURE]), inputs["condition"], config, cache(u2netp))
     for folder in ("images", "masks"):
         (outputs / folder).mkdir(parents=True, exist_ok=True)
-    backend = cache(u2netp)  # loaded only when a frame needs it
-    masked = map_frames(
-        lambda view: mask_view(view, capture, inputs["condition"], outputs, config, backend),
-        views, progress, "masking frames",
-    )  # fmt: skip
 
+    views, warnings = make_views(posed, conditioned, config)
+    box = posed.object
+    if config.refine and (found := fit_box(posed, views, masker, progress)):
+        box, body = found
+        views, warnings = make_views(posed.model_copy(update={"object": box}), conditioned, config, body)
+
+    def write(view: View) -> MaskedView:
+        photo = masker.photo(view)
+        mask, given = masker.mask(view, photo)
+        write_png(outputs / "images" / view.name, photo)
+        write_png(outputs / "masks" / view.name, mask)
+        return masked_view(view, mask, given)
+
+    masked = map_frames(write, views, progress, "masking frames")
+    usable = [one for one in masked if one.fault is None and one.view.frame.weight > 0]
     warnings += [f"frame {one.view.frame.index}: left out: {one.fault}" for one in masked if one.fault]
-    cut = [str(one.view.frame.index) for one in masked if not one.fault and one.cut > CUT_SHARE]
-    if cut:
-        warnings.append(f"the object leaves the photo in frames {', '.join(cut)}: step back a little there")
-    usable = [one for one in masked if not one.fault and one.view.frame.weight > 0]
     if len(usable) < MIN_VIEWS:
         raise InputError(
             f"only {len(usable)} of {len(posed.frames)} views have a usable mask, at least {MIN_VIEWS} are needed; "
             "check the object box of the capture, or give masks (masks/NNNNNN.png in the bundle)",
             *warnings,
         )
+    trusts = np.ones(len(usable), np.float32)
+    if config.refine:
+        usable, trusts, more = refine(usable, box, outputs, progress)
+        warnings += more
+    cut = [str(one.view.frame.index) for one in usable if one.cut > CUT_SHARE]
+    if cut:
+        warnings.append(f"the object leaves the photo in frames {', '.join(cut)}: step back a little there")
 
-    unit_to_reference = np.array(posed.unit_to_reference)
-    split = heldout_views(len(usable), config.heldout_every)
-    heldout = {one.view.name for one, is_heldout in zip(usable, split, strict=True) if is_heldout}
-    size = np.array(posed.object.size)
-    Dataset(
-        capture_id=posed.capture_id, resolution=config.resolution, metric=posed.metric,
-        unit_to_reference=posed.unit_to_reference, object_size_unit=(size / size.max()).tolist(),
-        frames=[
-            DatasetFrame(
-                index=one.view.frame.index, image=f"images/{one.view.name}", mask=f"masks/{one.view.name}",
-                intrinsics=crop_intrinsics(one.view.frame.intrinsics, one.view.crop, config.resolution),
-                camera_to_unit=camera_to_unit(np.array(one.view.frame.camera_to_reference), unit_to_reference).tolist(),
-                split="heldout" if one.view.name in heldout else "train",
-                weight=0.0 if one.fault else one.view.frame.weight,
-            )
-            for one in masked
-        ],
-    ).write(outputs / "dataset.json")  # fmt: skip
+    trust_of = dict(zip((one.view.name for one in usable), trusts.tolist(), strict=True))
+    dataset(posed, box, masked, trust_of, config).write(outputs / "dataset.json")
+    described = {one.view.name: one for one in [*masked, *usable]}  # as refined, where it was
+    write_contact_sheet(
+        outputs, [SheetEntry(name, trust_of.get(name, 0.0), one.note) for name, one in described.items()]
+    )
     return StageResult(
         metrics={
             "views": len(masked),
             "views_left_out": len(posed.frames) - len(usable),
             "masks_given": sum(one.given for one in masked),
-            "heldout": len(heldout),
             "mask_share_median": float(np.median([one.area for one in usable])),
+            "mask_trust_min": float(trusts.min()),
+            "object_size": box.size,
         },
         warnings=warnings,
     )
+
+
+def dataset(
+    posed: PosedFrames, box: ObjectBox, masked: Sequence[MaskedView], trusts: dict[str, float], config: MaskConfig
+) -> Dataset:
+    """Describe the written views in the unit frame of `box`; views without trust have weight 0."""
+    size = np.array(box.size)
+    unit_to_reference = np.diag([size.max()] * 3 + [1.0])
+    unit_to_reference[:3, 3] = box.center
+    heldout = dict(zip(trusts, heldout_views(len(trusts), config.heldout_every), strict=True))
+    return Dataset(
+        capture_id=posed.capture_id, resolution=config.resolution, metric=posed.metric,
+        unit_to_reference=unit_to_reference.tolist(), object_size_unit=(size / size.max()).tolist(),
+        frames=[
+            DatasetFrame(
+                index=one.view.frame.index, image=f"images/{one.view.name}", mask=f"masks/{one.view.name}",
+                intrinsics=crop_intrinsics(one.view.frame.intrinsics, one.view.crop, config.resolution),
+                camera_to_unit=camera_to_unit(np.array(one.view.frame.camera_to_reference), unit_to_reference).tolist(),
+                split="heldout" if heldout.get(one.view.name) else "train",
+                weight=one.view.frame.weight * trusts.get(one.view.name, 0.0),
+            )
+            for one in masked
+        ],
+    )  # fmt: skip

@@ -37,6 +37,9 @@ class ConditionConfig(Section):
     """Options of the condition stage."""
 
     long_side: int = Field(1280, ge=128, le=8192, description="longest side of a conditioned frame, pixels")
+    min_sharpness: float = Field(
+        0.25, ge=0, lt=1, description="frames less sharp than this share of their neighbours are left out; 0 keeps all"
+    )
 
 
 class CompensatePosesConfig(Section):
@@ -63,6 +66,7 @@ class MaskConfig(Section):
         "auto",
         description="where masks come from: auto = the capture's own where it has them, else the u2netp network",
     )
+    refine: bool = Field(True, description="bring the masks of all views into agreement, and crop to what they show")
     resolution: int = Field(512, ge=64, le=2048, description="side of a square crop, pixels")
     margin: float = Field(0.1, ge=0, le=1, description="space kept round the projected object box, as a share")
     heldout_every: int = Field(8, ge=0, description="every n-th view is held out to measure; 0 holds none out")

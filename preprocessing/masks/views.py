@@ -33,21 +33,27 @@ class View:
         return f"{self.frame.index:06d}.png"
 
 
-def make_views(posed: PosedFrames, conditioned: ConditionedFrames, config: MaskConfig) -> tuple[list[View], list[str]]:
-    """Return a square view of every posed frame that sees the object box, and a warning for every one that does not."""
+def make_views(
+    posed: PosedFrames, conditioned: ConditionedFrames, config: MaskConfig, outline: Float64 | None = None
+) -> tuple[list[View], list[str]]:
+    """Return a square view of every posed frame that sees the object box, and a warning for each that does not.
+
+    The squares are laid round `outline`, (N, 3) points of the reference frame; without it round the box's corners.
+    """
     by_index = {frame.index: frame for frame in conditioned.frames}
+    outline = box_corners(posed.object) if outline is None else outline
     views, warnings = [], []
     for frame in posed.frames:
         camera_to_reference = np.array(frame.camera_to_reference)
-        pixels, _ = project(box_corners(posed.object), camera_to_reference, frame.intrinsics)
-        grown, depth = project(box_corners(posed.object, REGION_SCALE), camera_to_reference, frame.intrinsics)
+        pixels, _ = project(outline, camera_to_reference, frame.intrinsics)
+        corners, depth = project(box_corners(posed.object, REGION_SCALE), camera_to_reference, frame.intrinsics)
         crop = square_crop(pixels, frame.width, frame.height, config.margin) if depth.min() > 0 else None
         if crop is None:
             place = "behind or inside" if depth.min() <= 0 else "outside the view of"
             warnings.append(f"frame {frame.index}: left out: the object box is {place} its camera")
             continue
         scale = config.resolution / crop.side
-        region = box_region((grown - [crop.left, crop.top]) * scale, config.resolution)
+        region = box_region((corners - [crop.left, crop.top]) * scale, config.resolution)
         views.append(View(frame, by_index[frame.index], crop, region))
     return views, warnings
 

@@ -24,6 +24,7 @@ from preprocessing.condition import (
     upright_quarters,
     warp_image,
 )
+from preprocessing.frame_selection import relative_sharpness
 from preprocessing.images import linear_to_srgb, read_alpha, read_photo, shrink, srgb_to_linear
 from preprocessing.parallel import map_frames, usable_cores
 from scan2twin.capture.models import App, CaptureHeader, Device, FrameRecord, Intrinsics, Pose, Scale
@@ -325,6 +326,33 @@ def test_stage_output_is_complete_and_centred(conditioned: Path) -> None:
         assert frame.sharpness > 0
         assert frame.luma is not None
         assert 0 < frame.luma < 1
+
+
+def test_blurred_frames_are_left_out_and_named(tmp_path: Path) -> None:
+    (tmp_path / "validate").mkdir()
+    usable = list(range(10, 30))
+    Validation(capture_id="spot-arcore", frame_count=60, usable=usable, unusable=[], warnings=[]).write(
+        tmp_path / "validate" / "validation.json"
+    )
+    inputs = StageInputs({CAPTURE: SPOT, "validate": tmp_path / "validate"})
+    truth = json.loads((SPOT.parent / "truth" / "poses.json").read_text())
+    blurred = {frame["i"] for frame in truth["frames"] if frame["blurred"]} & set(usable)
+    for share, dropped in ((0.25, blurred), (0.0, set())):
+        output = tmp_path / f"out-{share}"
+        result = run(inputs, output, ConditionConfig(min_sharpness=share), LogProgress())
+        kept = {frame.index for frame in ConditionedFrames.read(output / "cameras.json").frames}
+        assert kept == set(usable) - dropped
+        assert {int(path.stem) for path in (output / "images").iterdir()} == kept
+        assert [warning.split(":")[0] for warning in result.warnings] == [f"frame {i}" for i in sorted(dropped)]
+
+
+def test_sharpness_is_relative_to_what_neighbours_show() -> None:
+    drifting = np.array([100, 110, 130, 150, 5, 180, 200, 230, 260, 300], np.float64)
+    shares = relative_sharpness(drifting)
+    assert np.flatnonzero(shares < 0.25).tolist() == [4]
+    assert shares[4] == pytest.approx(5 / np.median(np.delete(drifting, 4)[:8]))
+    assert relative_sharpness(np.array([3.0])).tolist() == [1.0]
+    assert relative_sharpness(np.zeros(4)).tolist() == [1.0] * 4
 
 
 def test_output_jpegs_keep_full_colour_resolution(conditioned: Path) -> None:
