@@ -14,8 +14,10 @@ from operators.tasks import stage_tasks
 from scan2twin.capture.models import CAPTURE_ID_PATTERN
 from scan2twin.config import PipelineConfig, Preset
 
-OVERRIDES_HELP = """Single options that differ from the preset, by stage:
-`{"reconstruct": {"iterations": 500}, "export": {"texture_size": 2048}}`. Leave it as `{}` if in doubt."""
+OVERRIDES_HELP = (
+    'Single options that differ from the preset, by stage, such as {"reconstruct": {"iterations": 500}}; '
+    "leave {} if in doubt"
+)
 
 settings = RunnerSettings.from_environment()
 
@@ -44,7 +46,7 @@ with DAG(
         ),
         # The schema refuses unknown options and wrong values when the run is started.
         "overrides": Param(
-            {}, **PipelineConfig.model_json_schema() | {"title": "Overrides", "description_md": OVERRIDES_HELP}
+            {}, **PipelineConfig.model_json_schema() | {"title": "Overrides", "description": OVERRIDES_HELP}
         ),
     },
 ):

@@ -1,6 +1,7 @@
 """What Airflow and a stage say to each other, the same for every runner: arguments, run parameters, exit codes."""
 
 import json
+import signal
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from scan2twin.errors import InputError, ResourceError, StoreError
 from scan2twin.stages import Stage
 
+KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # as subprocess reports it, and as shells and containers do
 _MEANING = {
     InputError.exit_code: "its input or configuration is wrong; correct it, then clear the task",
     StoreError.exit_code: "the artifact store cannot be reached",
     ResourceError.exit_code: "memory or disk ran out: choose a smaller preset or a larger machine",
+    **dict.fromkeys(KILLED, "it was killed, by someone or because memory ran out"),
 }
 
 
@@ -59,6 +62,6 @@ def refuse_unknown_conf(conf: Mapping[str, Any] | None, known: Iterable[str]) ->
 
 def stage_failure(stage: str, exit_code: int) -> AirflowException:
     """Return the exception that tells Airflow whether to try the stage again after `exit_code`."""
-    meaning = _MEANING.get(exit_code, "it failed" if exit_code > 0 else "it was killed")
+    meaning = _MEANING.get(exit_code, "it failed")
     message = f"stage {stage} ended with exit code {exit_code}: {meaning}. The lines above say why."
     return AirflowFailException(message) if exit_code == InputError.exit_code else AirflowException(message)

@@ -1,6 +1,8 @@
 """The local runner: a stage as a child process of its Airflow task."""
 
+import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,6 +17,7 @@ from operators.contract import read_result, refuse_unknown_conf, stage_arguments
 from scan2twin.processes import end_groups, start_in_own_group
 from scan2twin.stages import Stage
 
+_LOG_LINE = re.compile(r"\S+ \S+ (DEBUG|INFO|WARNING|ERROR|CRITICAL) ")  # scan2twin.logs.FORMAT
 # Airflow kills a task 5 s after asking it to end; the stage must be gone by then.
 KILL_GRACE_S = 3.0
 RESULT_FILE = "result.json"  # in the folder that the child process starts in
@@ -45,7 +48,8 @@ class LocalStageOperator(BaseOperator):  # type: ignore[misc]  # airflow is unty
             )  # fmt: skip
             assert self._process.stdout is not None
             for line in self._process.stdout:
-                self.log.info("%s", line.decode(errors="backslashreplace").rstrip())
+                text = line.decode(errors="backslashreplace").rstrip()
+                self.log.log(level_of(text), "%s", text)
             exit_code = self._process.wait()
             if exit_code:
                 raise stage_failure(self.stage, exit_code)
@@ -60,3 +64,11 @@ class LocalStageOperator(BaseOperator):  # type: ignore[misc]  # airflow is unty
 def stage_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Return what a stage may see of the task's environment: all but Airflow's own settings and secrets."""
     return {name: value for name, value in environment.items() if not name.lstrip("_").startswith("AIRFLOW")}
+
+
+def level_of(line: str) -> int:
+    """Return the level at which a line of a stage's output belongs into the task's log."""
+    if line.startswith("error:"):  # the last word of the command line
+        return logging.ERROR
+    match = _LOG_LINE.match(line)
+    return logging.getLevelNamesMapping()[match[1]] if match else logging.INFO

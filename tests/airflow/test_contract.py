@@ -1,6 +1,7 @@
 """What Airflow and a stage say to each other."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.contract import read_result, refuse_unknown_conf, stage_failure
-from operators.local import LocalStageOperator, stage_environment
+from operators.local import LocalStageOperator, level_of, stage_environment
+from scan2twin.logs import FORMAT, ContextFilter
 from scan2twin.stages import STAGES
 
 json_values = st.recursive(
@@ -71,3 +73,15 @@ def test_a_stage_sees_the_store_but_not_airflows_secrets() -> None:
         {"AIRFLOW__CORE__FERNET_KEY": "k", "_AIRFLOW_X": "y", "AWS_ACCESS_KEY_ID": "a", "PATH": "p"}
     )
     assert seen == {"AWS_ACCESS_KEY_ID": "a", "PATH": "p"}
+
+
+@pytest.mark.parametrize("level", [logging.INFO, logging.WARNING, logging.ERROR])
+def test_a_line_of_a_stages_log_keeps_its_level(level: int) -> None:
+    record = logging.makeLogRecord({"levelno": level, "levelname": logging.getLevelName(level), "msg": "INFO of it"})
+    ContextFilter().filter(record)
+    assert level_of(logging.Formatter(FORMAT).format(record)) == level
+
+
+def test_other_output_of_a_stage_is_information_but_its_last_word_is_an_error() -> None:
+    assert level_of("Traceback (most recent call last):") == logging.INFO
+    assert level_of("error: capture.json: no such file") == logging.ERROR
