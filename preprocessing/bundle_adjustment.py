@@ -18,8 +18,11 @@ from scan2twin.frames import PosedFrame
 
 Array = NDArray[np.float64]
 
+pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value  # its progress is ours to tell
+
 OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0])
 SEED = 0  # of every RANSAC, so that the same images give the same poses
+COST_TOLERANCE = 1e-5  # an adjustment ends when a step lowers its cost by less than this share
 RANSAC_MAX_ERROR_PX = 4.0  # for registering a frame against points, as COLMAP's mapper
 
 
@@ -52,7 +55,8 @@ def match_frames(
     extraction.max_image_size = long_side
     extraction.sift.max_num_features = max_features
     mode = pycolmap.CameraMode.SINGLE if shared else pycolmap.CameraMode.PER_IMAGE
-    pycolmap.extract_features(database, images, names, mode, reader, extraction)
+    pycolmap.Database.open(database).close()
+    pycolmap.import_images(database, images, mode, names, reader)  # numbers them in this order; threads would race
     with pycolmap.Database.open(database) as opened:
         by_name = {frame.file: frame for frame in frames}
         for image in opened.read_all_images():
@@ -61,6 +65,7 @@ def match_frames(
             camera.params = [intrinsics.fx, intrinsics.cx, intrinsics.cy]
             camera.has_prior_focal_length = True
             opened.update_camera(camera)
+    pycolmap.extract_features(database, images, names, mode, reader, extraction)
     pair_list = folder / "pairs.txt"
     pair_list.write_text("".join(f"{names[a]} {names[b]}\n" for a, b in pairs), encoding="utf-8")
     pairing = pycolmap.ImportedPairingOptions()
@@ -95,7 +100,7 @@ class Adjustment:
     def triangulate(self, tolerance: Tolerance) -> None:
         """Find points again from the current cameras."""
         options = pycolmap.IncrementalPipelineOptions()
-        options.num_threads = usable_cores()
+        options.num_threads = 1  # as in `adjust`
         options.random_seed = options.triangulation.random_seed = SEED
         options.extract_colors = False
         options.triangulation.create_max_angle_error = tolerance.angle_deg
@@ -122,6 +127,7 @@ class Adjustment:
         options.print_summary = False
         options.ceres.loss_function_type = pycolmap.LossFunctionType.CAUCHY
         options.ceres.loss_function_scale = 1.0  # pixels
+        options.ceres.solver_options.function_tolerance = COST_TOLERANCE
         options.ceres.solver_options.num_threads = 1  # sums in one order: the same poses every time
         priors = []
         for row in rows:

@@ -50,6 +50,8 @@ MAX_FOCAL_CHANGE = 0.03  # trackers know it to about 1 %; a larger change compen
 MIN_KEPT_SHARE = 2 / 3  # of the frames; with fewer the adjustment as a whole is not believed
 MIN_KEPT = 8
 MAX_SCALE_CHANGE = 0.01
+# Nanometres: the solver visits its unknowns in an order that differs from run to run by 1e-15; the poses do not.
+POSE_DECIMALS = 9
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,6 @@ def refine(posed: PosedFrames, images: Path, folder: Path, config: RefinePosesCo
     given = np.array([frame.camera_to_reference for frame in frames])
     distance = camera_distance(posed)
     pairs = choose_pairs(given[:, :3, 3] - posed.object.center, config.neighbours)
-    pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
     progress.start("matching views", 1)
     database = match_frames(
         images, frames, pairs, folder, max_features=config.max_features, long_side=config.feature_side
@@ -214,7 +215,11 @@ def _figures(
     """Return the figures of the whole and of every kept frame, lengths in millimetres of the reference frame."""
     given = np.array([frame.camera_to_reference for frame in posed.frames])
     moved, turned_deg = pose_differences(given, refinement.camera_to_reference)
-    fit = pycolmap.estimate_sim3d(given[kept, :3, 3], refinement.camera_to_reference[kept, :3, 3]) if kept else None
+    fit = (
+        pycolmap.estimate_sim3d(given[kept, :3, 3], refinement.camera_to_reference[kept, :3, 3])
+        if len(kept) >= 3
+        else None
+    )
     figures = {
         "frames": len(posed.frames),
         "kept": len(kept),
@@ -236,10 +241,10 @@ def _figures(
 
 
 def _refined(frame: PosedFrame, refinement: Refinement, row: int) -> PosedFrame:
-    focal = frame.intrinsics.fx * refinement.focal_factor
+    focal = round(frame.intrinsics.fx * refinement.focal_factor, POSE_DECIMALS)
     return frame.model_copy(
         update={
-            "camera_to_reference": refinement.camera_to_reference[row].tolist(),
+            "camera_to_reference": refinement.camera_to_reference[row].round(POSE_DECIMALS).tolist(),
             "intrinsics": frame.intrinsics.model_copy(update={"fx": focal, "fy": focal}),
         }
     )
