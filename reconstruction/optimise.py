@@ -38,7 +38,7 @@ REWEIGHT_AT = (0.4, 0.6, 0.8)  # of the iterations: when views that stand out lo
 LEARNING_RATE_SDF = {"visual_hull": 0.008, "sphere": 0.06}
 LEARNING_RATE_OFFSET = 0.01
 LEARNING_RATE_FIELD = 0.01  # Munkberg et al. 2022, supplement
-LEARNING_RATE_CAMERA = 0.00002  # radians and unit-frame lengths
+LEARNING_RATE_CAMERA = 0.0001  # radians and unit-frame lengths
 BETAS = (0.9, 0.999)
 DECAY = 0.1  # of the learning rates over the run (Munkberg et al. 2022, supplement)
 

@@ -1,14 +1,16 @@
 """`scan2twin benchmark`: figures and ratios of whole captures and of the parts."""
 
+import importlib
 import os
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
 from scan2twin.cli.options import JsonOption, PresetOption, StoreOption, console, print_json
-from scan2twin.config import Preset
+from scan2twin.config import Preset, resolve_config
 
 app = typer.Typer(help="Measure whole captures and the parts of the pipeline.", no_args_is_help=True)
 
@@ -56,3 +58,38 @@ def store(
     console.print(table)
     if json_:
         print_json(figures)
+
+
+@app.command("reconstruct")
+def reconstruct(
+    mesh: Annotated[Path, typer.Argument(help="Textured mesh that is the truth: OBJ with MTL, or GLB.")],
+    preset: PresetOption = Preset.STANDARD,
+    resolution: Annotated[int | None, typer.Option("--resolution", min=32, help="Side of the views, pixels.")] = None,
+    iterations: Annotated[int | None, typer.Option("--iterations", min=1)] = None,
+    json_: JsonOption = False,
+) -> None:
+    """Draw a known mesh from 70 sides, reconstruct it with exact poses, and time the kernels."""
+    module = importlib.import_module("reconstruction.benchmark")  # by name: scan2twin depends on no stage
+    options = {"resolution": resolution, "iterations": iterations}
+    overrides = {name: value for name, value in options.items() if value is not None}
+    config = resolve_config(preset, {"reconstruct": overrides}).reconstruct
+    known, rows = module.KnownMesh(mesh), []
+    table = Table("iterations", "CPU s", "held-out dB", "foreground dB", "mask IoU", "Chamfer %", "triangles")
+
+    def found(figures: Any) -> None:
+        rows.append(asdict(figures))
+        table.add_row(
+            str(figures.iterations), f"{figures.cpu_seconds:.1f}", f"{figures.heldout_psnr:.2f}",
+            f"{figures.heldout_psnr_foreground:.2f}", f"{figures.mask_iou:.4f}", f"{figures.chamfer_percent:.3f}",
+            str(figures.triangles),
+        )  # fmt: skip
+
+    quarter = max(config.iterations // 4, 1)
+    module.benchmark_method(known, config, range(quarter, config.iterations + 1, quarter), found)
+    kernels = module.benchmark_kernels(known, config)
+    times = Table("kernel", "CPU ms")
+    for kernel in kernels:
+        times.add_row(kernel.kernel, f"{kernel.milliseconds:.2f}")
+    console.print(table, times)
+    if json_:
+        print_json({"method": rows, "kernels": [asdict(kernel) for kernel in kernels]})
