@@ -15,13 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from preprocessing.crop import crop_image, crop_intrinsics
+from preprocessing.dataset_formats import write_llff, write_transforms
 from preprocessing.images import UInt8, read_image, write_png
-from preprocessing.masks.backends import MaskBackend, u2netp
+from preprocessing.masks.backends import MaskBackend, grabcut, network, u2netp
 from preprocessing.masks.components import cut_share, largest_component, photo_area
 from preprocessing.masks.consensus import agreement, ballot, consensus, find_body, refine_mask, trust
 from preprocessing.masks.contact_sheet import SheetEntry, write_contact_sheet
 from preprocessing.masks.views import REGION_SCALE, View, camera_to_unit, given_mask, make_views
 from preprocessing.parallel import map_frames
+from preprocessing.quality import assess, directions, draw_coverage
 from scan2twin.capture.models import ObjectBox
 from scan2twin.capture.reader import Capture, read_capture
 from scan2twin.config import MaskConfig
@@ -64,7 +66,7 @@ class Masker:
                 f"frame {view.frame.index}: the capture has no masks/{view.name} and its image has no alpha channel; "
                 "add the mask, or set mask.backend to auto"
             )
-        probability = np.rint(255 * self.backend()(photo)).astype(np.uint8)
+        probability = np.rint(255 * self.backend()(photo, view.region)).astype(np.uint8)
         return largest_component(probability, view.region), False
 
 
@@ -169,6 +171,20 @@ def refine(
     return after, final, warnings
 
 
+def backend_of(config: MaskConfig) -> MaskBackend:
+    """Return what finds the masks that did not come with the capture.
+
+    Raises:
+        ConfigError: the configured network is not there or not the right one.
+
+    """
+    if config.backend == "grabcut":
+        return grabcut
+    if config.network is None:
+        return u2netp()
+    return network(Path(config.network), config.network_sha256, config.network_normalisation)
+
+
 def heldout_views(count: int, every: int) -> list[bool]:
     """Return for each of `count` views in recording order whether it is held out: every `every`-th, never all."""
     if every < 1 or count < 2:
@@ -178,15 +194,18 @@ def heldout_views(count: int, every: int) -> list[bool]:
 
 
 def run(inputs: StageInputs, outputs: Path, config: MaskConfig, progress: Progress) -> StageResult:
-    """Write `images/NNNNNN.png`, `masks/NNNNNN.png`, `dataset.json` (`Dataset`) and `contact_sheet.jpg`.
+    """Write `images/NNNNNN.png`, `masks/NNNNNN.png`, `dataset.json` (`Dataset`), `contact_sheet.jpg`, `coverage.png`.
+
+    For other tools also `transforms.json` and, if asked for, `llff/`; see `dataset_formats`.
 
     Raises:
-        InputError: fewer than `MIN_VIEWS` views have a usable mask; a mask the configuration asks for is missing.
+        InputError: fewer than `MIN_VIEWS` views have a usable mask, or all are from one side; a mask that the
+            configuration asks for is missing.
 
     """
     conditioned = ConditionedFrames.read(inputs["condition"] / "cameras.json")
     posed = PosedFrames.read(inputs["refine_poses"] / "poses.json")
-    masker = Masker(read_capture(inputs[CAPTURE]), inputs["condition"], config, cache(u2netp))
+    masker = Masker(read_capture(inputs[CAPTURE]), inputs["condition"], config, cache(lambda: backend_of(config)))
     for folder in ("images", "masks"):
         (outputs / folder).mkdir(parents=True, exist_ok=True)
 
@@ -212,6 +231,8 @@ def run(inputs: StageInputs, outputs: Path, config: MaskConfig, progress: Progre
             "check the object box of the capture, or give masks (masks/NNNNNN.png in the bundle)",
             *warnings,
         )
+    if config.backend == "grabcut":
+        warnings.append("masks were found by colour alone (mask.backend = grabcut): look at contact_sheet.jpg")
     trusts = np.ones(len(usable), np.float32)
     if config.refine:
         usable, trusts, more = refine(usable, box, outputs, progress)
@@ -220,8 +241,20 @@ def run(inputs: StageInputs, outputs: Path, config: MaskConfig, progress: Progre
     if cut:
         warnings.append(f"the object leaves the photo in frames {', '.join(cut)}: step back a little there")
 
+    positions = np.array([one.view.frame.camera_to_reference for one in usable])[:, :3, 3]
+    azimuth, elevation = directions(positions, np.array(box.center))
+    quality = assess(azimuth, elevation, trusts.astype(np.float64), config)
+    warnings += quality.warnings
+    if quality.refusals:
+        raise InputError(*quality.refusals, *warnings)
+    draw_coverage(outputs / "coverage.png", azimuth, elevation, trusts.astype(np.float64))
+
     trust_of = dict(zip((one.view.name for one in usable), trusts.tolist(), strict=True))
-    dataset(posed, box, masked, trust_of, config).write(outputs / "dataset.json")
+    result = dataset(posed, box, masked, trust_of, config)
+    result.write(outputs / "dataset.json")
+    write_transforms(outputs, result)
+    if config.llff:
+        write_llff(outputs, result, outputs / "llff")
     described = {one.view.name: one for one in [*masked, *usable]}  # as refined, where it was
     write_contact_sheet(
         outputs, [SheetEntry(name, trust_of.get(name, 0.0), one.note) for name, one in described.items()]
@@ -234,6 +267,8 @@ def run(inputs: StageInputs, outputs: Path, config: MaskConfig, progress: Progre
             "mask_share_median": float(np.median([one.area for one in usable])),
             "mask_trust_min": float(trusts.min()),
             "object_size": box.size,
+            "largest_gap_deg": quality.largest_gap_deg,
+            "elevation_spread_deg": quality.elevation_spread_deg,
         },
         warnings=warnings,
     )

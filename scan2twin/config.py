@@ -62,14 +62,27 @@ class RefinePosesConfig(Section):
 class MaskConfig(Section):
     """Options of the mask stage."""
 
-    backend: Literal["auto", "user", "u2netp"] = Field(
+    backend: Literal["auto", "user", "network", "grabcut"] = Field(
         "auto",
-        description="where masks come from: auto = the capture's own where it has them, else the u2netp network",
+        description="where masks come from: auto = the capture's own where it has them, else the network; user = the "
+        "capture's own only; network = the network only; grabcut = colours only, the last resort",
+    )
+    network: str | None = Field(None, description="path of another ONNX network (ISNet, BiRefNet, …) than u2netp")
+    network_sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="refuse the file at `network` if it has another SHA-256"
+    )
+    network_normalisation: Literal["u2net", "isnet", "imagenet"] = Field(
+        "isnet", description="how the network at `network` wants its pixels"
     )
     refine: bool = Field(True, description="bring the masks of all views into agreement, and crop to what they show")
     resolution: int = Field(512, ge=64, le=2048, description="side of a square crop, pixels")
     margin: float = Field(0.1, ge=0, le=1, description="space kept round the projected object box, as a share")
     heldout_every: int = Field(8, ge=0, description="every n-th view is held out to measure; 0 holds none out")
+    warn_gap_deg: float = Field(60, ge=0, le=360, description="warn of a wider gap round the object without a view")
+    refuse_gap_deg: float = Field(
+        300, ge=0, le=360, description="refuse a capture with a wider gap round the object without a view"
+    )
+    llff: bool = Field(False, description="write the dataset in LLFF layout too, for nvdiffrec and NeRF")
 
 
 class ReconstructConfig(Section):

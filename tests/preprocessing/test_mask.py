@@ -1,5 +1,6 @@
 """The mask stage on the small spot capture, with the truth's masks and with the shipped network."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,13 +12,13 @@ import pytest
 from preprocessing import condition, mask
 from preprocessing.crop import Crop
 from preprocessing.images import UInt8
-from preprocessing.masks.backends import OnnxBackend, u2netp
+from preprocessing.masks.backends import NORMALISATIONS, grabcut, network, u2netp
 from preprocessing.masks.components import cut_share, largest_component, photo_area
 from scan2twin.capture.models import CaptureHeader, ObjectBox
 from scan2twin.capture.reader import read_capture
 from scan2twin.capture.writer import write_capture
 from scan2twin.config import ConditionConfig, MaskConfig
-from scan2twin.errors import InputError
+from scan2twin.errors import ConfigError, InputError
 from scan2twin.frames import ConditionedFrames, Dataset, DatasetFrame, PosedFrame, PosedFrames, Validation
 from scan2twin.progress import LogProgress
 from scan2twin.stages import CAPTURE, StageInputs
@@ -244,18 +245,56 @@ def test_an_object_cut_by_the_photos_edge_is_noticed() -> None:
     assert cut_share(np.zeros((9, 9), np.uint8), np.ones((9, 9), bool)) == 0
 
 
-def test_a_broken_network_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "net.onnx").write_bytes(b"not a network")
+def test_networks_are_refused_with_the_reason(tmp_path: Path) -> None:
+    broken = tmp_path / "net.onnx"
+    broken.write_bytes(b"not a network")
     with pytest.raises(InputError, match="is not an ONNX network"):
-        OnnxBackend(tmp_path / "net.onnx")
+        network(broken, None, "isnet")
+    with pytest.raises(ConfigError, match=r"mask\.network_sha256: .* has SHA-256 [0-9a-f]{64}, not 0000"):
+        network(broken, "0" * 64, "isnet")
+    with pytest.raises(ConfigError, match=r"mask\.network: .*absent\.onnx: no such file"):
+        network(tmp_path / "absent.onnx", None, "isnet")
 
 
-def test_a_network_answers_in_the_photos_size_and_in_range() -> None:
+def test_a_network_by_path_is_the_same_as_shipped() -> None:
+    weights = Path(mask.__file__).parent / "weights" / "u2netp.onnx"
+    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
     photo = np.zeros((90, 140, 3), np.uint8)
     cv2.circle(photo, (70, 45), 30, (230, 80, 40), -1)
-    saliency = u2netp()(photo)
+    everywhere = np.ones(photo.shape[:2], bool)
+    saliency = u2netp()(photo, everywhere)
     assert saliency.shape == (90, 140)
     assert saliency.min() >= 0
     assert saliency.max() <= 1
     assert saliency[45, 70] > 0.8
     assert saliency[5, 5] < 0.2
+    assert np.array_equal(network(weights, sha256, "u2net")(photo, everywhere), saliency)
+
+
+@pytest.mark.parametrize(
+    ("name", "pixel", "expected"),
+    [
+        ("isnet", 255, (255 - 128) / 256),  # (x - 128) / 256
+        ("isnet", 0, -0.5),
+        ("imagenet", 255, (1 - 0.485) / 0.229),
+        ("u2net", 100, (1 - 0.485) / 0.229),  # divided by the photo's own maximum
+    ],
+)
+def test_pixels_are_normalised_as_each_family_of_networks_was_trained(name: str, pixel: int, expected: float) -> None:
+    photo = np.full((4, 6, 3), pixel, np.uint8)
+    tensor = NORMALISATIONS[name].tensor(photo)
+    assert tensor.shape == (1, 3, 4, 6)
+    assert tensor.dtype == np.float32
+    assert tensor[0, 0, 0, 0] == pytest.approx(expected, abs=1e-6)
+
+
+def test_grabcut_finds_what_differs_from_the_surroundings() -> None:
+    rng = np.random.default_rng(0)
+    photo = rng.integers(60, 90, (120, 160, 3), np.uint8)
+    truth = np.zeros((120, 160), np.uint8)
+    cv2.ellipse(truth, (80, 60), (35, 22), 20, 0, 360, 255, -1)
+    photo[truth > 0] += np.array([120, 40, 0], np.uint8)
+    region = np.zeros(truth.shape, bool)
+    region[25:95, 35:125] = True
+    assert iou(np.uint8(255 * grabcut(photo, region)), truth) > 0.95
+    assert not grabcut(photo, np.zeros_like(region)).any()
