@@ -124,6 +124,7 @@ def _settings(home: AirflowHome, kept: Secrets, passwords: Path, port: int) -> d
             "load_examples": False,
             "executor": "LocalExecutor",
             "parallelism": 4,  # each is a waiting process of its own
+            "dagbag_import_timeout": 120,  # loading takes a tenth of a second, but not on a machine that does other work
             "fernet_key": kept.fernet_key,
             "simple_auth_manager_users": f"{USER}:admin",
             "simple_auth_manager_passwords_file": passwords,
@@ -152,7 +153,7 @@ def _settings(home: AirflowHome, kept: Secrets, passwords: Path, port: int) -> d
             "min_heartbeat_interval": 1,
             "execution_api_timeout": 60,  # the first answers take their time on a small machine
         },
-        "dag_processor": {"parsing_processes": 1},
+        "dag_processor": {"parsing_processes": 1, "dag_file_processor_timeout": 180},
     }
 
 
