@@ -38,6 +38,7 @@ Float32 = npt.NDArray[np.float32]
 MIN_VIEWS = 8  # fewer masked views do not enclose a shape
 FIRST_LOOK_VIEWS = 24  # spread over the capture; enough to bound the object to a few percent
 MIN_TRUST = 0.5  # below, the refiner replaces a mask by what the other views say
+REPLACED_TRUST = 0.3  # at least, where what the other views say fits: worth less than what was seen, but something
 EMPTY_SHARE = 0.002  # of the crop's pixels: a mask with less is no object
 FULL_SHARE = 0.98  # of the box's projection: a mask that fills it is the box, not the object
 CUT_SHARE = 0.02  # of the mask's outline: with more of it on the photo's edge, the object leaves the photo
@@ -139,7 +140,7 @@ def refine(
 ) -> tuple[list[MaskedView], Float32, list[str]]:
     """Bring the written masks of usable views into agreement, and write them again; given masks stay as they are.
 
-    Returns the views, the trust (V,) that each mask deserves at the end, and warnings.
+    Returns the views, the trust (V,) that each mask deserves, and warnings.
     """
     half, centre = np.array(box.size) / 2, np.array(box.center)
     views = [one.view for one in masked]
@@ -160,15 +161,16 @@ def refine(
     after = map_frames(refined, masked, progress, "refining masks")
     final = trust(agreement(views, [one.ballot for one in after], hull))
     warnings = [
-        f"frame {one.view.frame.index}: its mask disagreed with the other views and was replaced; look at it"
+        f"frame {one.view.frame.index}: its mask disagreed with the other views"
+        + (
+            "; it was given, so it stays: look at it"
+            if one.given
+            else " and was replaced by what they show: look at it"
+        )
         for one in after
-        if not one.given and trusts[one.view.name] < MIN_TRUST
-    ] + [
-        f"frame {one.view.frame.index}: its given mask disagrees with the other views; look at it"
-        for one, value in zip(after, final, strict=True)
-        if one.given and value < MIN_TRUST
+        if trusts[one.view.name] < MIN_TRUST
     ]
-    return after, final, warnings
+    return after, np.minimum(final, np.maximum(trust(agreements), REPLACED_TRUST)), warnings
 
 
 def backend_of(config: MaskConfig) -> MaskBackend:

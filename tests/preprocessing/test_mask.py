@@ -194,6 +194,33 @@ def test_empty_and_full_masks_are_left_out_and_named(spot_with_masks: StageInput
     assert any("frame 22: left out: its mask fills the whole object box" in warning for warning in result.warnings)
 
 
+def test_a_given_mask_that_contradicts_the_others_is_named_and_trusted_less(
+    spot_with_masks: StageInputs, tmp_path: Path
+) -> None:
+    wrong = read(SPOT / "truth" / "masks" / "000012.png")
+    wrong[: len(wrong) // 2] = 0  # half of the object is missing
+    dataset, result = run_stage(with_masks(spot_with_masks, tmp_path, {12: wrong}), tmp_path / "mask")
+    weights = {frame.index: frame.weight for frame in dataset.frames}
+    assert weights[12] < 0.5
+    assert min(weight for index, weight in weights.items() if index != 12) > 0.9
+    assert any("frame 12: its mask disagreed with the other views; it was given" in text for text in result.warnings)
+
+
+def test_llff_is_written_when_asked_for(spot_with_masks: StageInputs, tmp_path: Path) -> None:
+    run_stage(spot_with_masks, tmp_path / "mask", llff=True)
+    assert np.load(tmp_path / "mask" / "llff" / "poses_bounds.npy").shape == (12, 17)
+    assert len(list((tmp_path / "mask" / "llff" / "images").iterdir())) == 12
+    assert len(json.loads((tmp_path / "mask" / "transforms.json").read_text())["frames"]) == 12
+
+
+def test_without_the_refiner_the_capture_s_own_box_stays(spot_with_masks: StageInputs, tmp_path: Path) -> None:
+    dataset, _ = run_stage(spot_with_masks, tmp_path / "mask", refine=False)
+    box = read_capture(SPOT / "capture").document.object
+    assert box is not None
+    assert np.array(dataset.unit_to_reference)[:3, 3] == pytest.approx(box.center)
+    assert dataset.unit_to_reference[0][0] == pytest.approx(max(box.size))
+
+
 def test_too_few_masked_views_are_refused_with_every_reason(spot_with_masks: StageInputs, tmp_path: Path) -> None:
     empty = np.zeros(read(SPOT / "truth" / "masks" / "000000.png").shape, np.uint8)
     inputs = with_masks(spot_with_masks, tmp_path, dict.fromkeys(FRAMES[:6], empty))
