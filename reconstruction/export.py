@@ -100,11 +100,12 @@ def bake_base_color(mesh: UvMesh, seen: Bools, field_file: Path, size: int) -> t
 
 
 def refined_views(inputs: StageInputs, dataset: Dataset) -> tuple[Views, torch.Tensor]:
-    """Return the training views at full size with the cameras that reconstruct refined, and their gains (B, 3)."""
+    """Return the training views at full size, with cameras and weights from reconstruct, and their gains (B, 3)."""
     views, _ = load_views(inputs["mask"], dataset, "train", dataset.resolution)
     with np.load(inputs["reconstruct"] / "views.npz") as refined:
-        cameras, gains = torch.from_numpy(refined["camera_from_unit"]), torch.from_numpy(refined["gain"])
-    return replace(views, camera_from_unit=cameras), gains
+        cameras, weight = torch.from_numpy(refined["camera_from_unit"]), torch.from_numpy(refined["weight"])
+        gains = torch.from_numpy(refined["gain"])
+    return replace(views, camera_from_unit=cameras, weight=weight), gains
 
 
 def measure_heldout(

@@ -2,9 +2,9 @@
 
 Writes `mesh.npz` (vertices (V, 3) float32 in the unit frame, faces (F, 3) int32, counter-clockwise from outside),
 `field.pt` (see `reconstruction.field.load_field`), `views.npz` (of every training view: its frame's index,
-camera_from_unit (B, 4, 4) as refined and its gain (B, 3) on linear RGB), `metrics.jsonl` (a line every few iterations),
-`heldout/NNNNNN.png` (photo | rendering | error ×4), `heldout/cameras.npz` (of every held-out view: its frame's index,
-clip_from_unit (B, 4, 4) and gain (B, 3) as fitted) and `result.json`.
+camera_from_unit (B, 4, 4) as refined, gain (B, 3) on linear RGB, weight (B,)), `metrics.jsonl` (a line every few
+iterations), `heldout/NNNNNN.png` (photo | rendering | error ×4), `heldout/cameras.npz` (of every held-out view: its
+frame's index, clip_from_unit (B, 4, 4) and gain (B, 3) as fitted) and `result.json`.
 
 Held-out figures: `heldout_psnr` is over the whole square view, photo and rendering both on black;
 `heldout_psnr_foreground` over the pixels whose mask is at least one half; `mask_iou_heldout` is the overlap of
@@ -65,7 +65,10 @@ def run(inputs: StageInputs, outputs: Path, config: ReconstructConfig, progress:
         vertices, faces, dropped = remove_floaters(mesh.vertices.numpy(), mesh.faces.numpy())
         np.savez(outputs / "mesh.npz", vertices=vertices, faces=faces)
         refined = se3_exp(optimiser.twist) @ train.camera_from_unit
-        np.savez(outputs / "views.npz", index=train.index, camera_from_unit=refined, gain=optimiser.gains())
+        weight = train.weight * optimiser.trust
+        np.savez(
+            outputs / "views.npz", index=train.index, camera_from_unit=refined, gain=optimiser.gains(), weight=weight
+        )
     optimiser.field.save(outputs / "field.pt")
 
     field = optimiser.field.requires_grad_(False)

@@ -26,7 +26,7 @@ Tensor = torch.Tensor
 
 LEARNING_RATE = 0.01  # sRGB units a step (Munkberg et al. 2022, supplement: materials)
 DECAY = 0.1  # of the learning rate over the run
-DEPTH_STEP = 0.02  # unit-frame lengths between neighbouring pixels that count as the edge of something in front
+STEEPEST = 4.0  # slope of depth against the image plane; beyond, it is the edge of something in front (or grazing)
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Observations:
     uv: Tensor  # (1, N, 1, 2)
     mip_level: Tensor  # (1, N, 1)
     color: Tensor  # (1, N, 1, 3) sRGB, as it would be with the view's gain at 1
-    weight: float  # trust in the view
+    weight: Tensor  # (1, N, 1, 1): trust in the view, less where it sees the surface at a grazing angle
 
 
 def observe(mesh: UvMesh, views: Views, gains: Tensor, texture_size: int) -> list[Observations]:
@@ -48,36 +48,44 @@ def observe(mesh: UvMesh, views: Views, gains: Tensor, texture_size: int) -> lis
     rasterizer = get_rasterizer("numba", CPU)
     vertices, faces = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces)
     texture_coordinates = torch.from_numpy(mesh.uv)[None]
+    normals = torch.from_numpy(mesh.normals)[None]
+    centers = torch.from_numpy(views.centers()).float()
     observed = []
     for k in range(len(views)):
         clip = to_clip(vertices, (views.clip_from_camera[k] @ views.camera_from_unit[k])[None])
         rast = rasterizer.rasterize(clip, faces, (views.resolution, views.resolution))
         photo = views.images[k].float() / 255
         depth = rasterizer.interpolate(clip[..., 3:].contiguous(), rast, faces)[0, ..., 0]
-        inside = _interior(depth, photo[..., 3])
+        focal = float(views.clip_from_camera[k, 0, 0]) * views.resolution / 2  # pixels
+        inside = _interior(depth, photo[..., 3], focal)
         uv = rasterizer.interpolate(texture_coordinates, rast, faces)
         da = attribute_derivatives(texture_coordinates, rast * inside[None, ..., None], clip, faces)
+        towards = functional.normalize(
+            centers[k] - rasterizer.interpolate(vertices[None], rast, faces)[0][inside], dim=1
+        )
+        normal = functional.normalize(rasterizer.interpolate(normals, rast, faces)[0][inside], dim=1)
+        cosine = (normal * towards).sum(dim=1).clamp_min(0)
         mip_level = mip_level_from_derivatives(da[0][inside], texture_size, texture_size).clamp(max=COARSEST_MIP)
         observed.append(
             Observations(
                 uv=uv[0][inside][None, :, None],
                 mip_level=mip_level[None, :, None],
                 color=expose(photo[inside][:, :3], 1 / gains[k])[None, :, None],
-                weight=float(views.weight[k]),
+                weight=views.weight[k] * cosine.square()[None, :, None, None],
             )
         )
     return observed
 
 
-def _interior(depth: Tensor, mask: Tensor) -> Tensor:
+def _interior(depth: Tensor, mask: Tensor, focal: float) -> Tensor:
     """Tell which pixels (H, W) lie, with all their eight neighbours, on the object and on one smooth surface."""
 
     def lowest(image: Tensor) -> Tensor:
         return -functional.max_pool2d(-image[None, None], 3, stride=1, padding=1)[0, 0]
 
     covered = lowest(depth) > 0
-    step = -lowest(-depth) - lowest(depth)
-    return covered & (step < DEPTH_STEP) & (lowest(mask) >= 1)
+    step = -lowest(-depth) - lowest(depth)  # over two pixels, each depth / focal wide on the surface
+    return covered & (step < STEEPEST * 2 * depth / focal) & (lowest(mask) >= 1)
 
 
 def refine(base_color: Tensor, observed: Sequence[Observations], iterations: int, progress: Progress) -> Tensor:
@@ -102,9 +110,9 @@ def refine(base_color: Tensor, observed: Sequence[Observations], iterations: int
             filter_mode="linear-mipmap-linear",
             boundary_mode="clamp",
         )
-        error = (seen - photo.color).abs().mean()
+        error = (photo.weight * (seen - photo.color).abs()).mean()
         optimizer.zero_grad(set_to_none=True)
-        (photo.weight * error).backward()  # type: ignore[no-untyped-call]
+        error.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         progress.advance(error=float(error.detach()))
     return texture.detach().clamp(0, 1)

@@ -89,7 +89,8 @@ def write_inputs(folder: Path, *, metric: bool = True) -> StageInputs:
     gains = np.ones((VIEWS, 3), np.float32)
     train, heldout = np.arange(VIEWS - 2), np.arange(VIEWS - 2, VIEWS)
     np.savez(
-        folder / "reconstruct" / "views.npz", index=train, camera_from_unit=cameras[train], gain=gains[train]
+        folder / "reconstruct" / "views.npz", index=train, camera_from_unit=cameras[train], gain=gains[train],
+        weight=gains[train, 0],
     )  # fmt: skip
     np.savez(
         folder / "reconstruct" / "heldout" / "cameras.npz", index=heldout, gain=gains[heldout],

@@ -63,6 +63,14 @@ def views(egg: UvMesh, truth: torch.Tensor, gains: torch.Tensor) -> Views:
     )  # fmt: skip
 
 
+def views_of(views: Views, count: int) -> Views:
+    """Return the first `count` views."""
+    return Views(
+        views.index[:count], views.images[:count], views.clip_from_camera[:count], views.camera_from_unit[:count],
+        views.weight[:count],
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def observed(egg: UvMesh, views: Views, gains: torch.Tensor) -> list[Observations]:
     return observe(egg, views, gains, SIZE)
@@ -127,4 +135,13 @@ def test_the_same_photos_give_the_same_texture(observed: list[Observations], ref
 
 
 def test_a_view_without_trust_says_nothing(observed: list[Observations]) -> None:
-    assert torch.equal(refine(GREY, [replace(photo, weight=0.0) for photo in observed], 12, LogProgress()), GREY)
+    untrusted = [replace(photo, weight=torch.zeros_like(photo.weight)) for photo in observed]
+    assert torch.equal(refine(GREY, untrusted, 12, LogProgress()), GREY)
+
+
+def test_a_grazing_look_counts_less(egg: UvMesh, views: Views, gains: torch.Tensor) -> None:
+    """The weight is the squared cosine to the surface, highest in the middle of the egg's picture."""
+    (photo,) = observe(egg, views_of(views, 1), gains, SIZE)
+    weight = photo.weight.flatten()
+    assert 0.95 < weight.max() <= 1
+    assert weight.min() < 0.3
