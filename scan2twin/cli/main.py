@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from scan2twin import __version__
-from scan2twin.cli import airflow, benchmark, catalogue, doctor, pipeline, render
+from scan2twin.cli import airflow, benchmark, catalogue, doctor, importing, pipeline, render
 from scan2twin.cli.options import console
 from scan2twin.errors import Scan2TwinError
 
@@ -21,6 +21,7 @@ app = typer.Typer(
     "130 interrupted.",
 )
 app.command("run")(pipeline.run)
+app.command("import")(importing.import_)
 app.command("stage")(pipeline.stage)
 app.command("demo")(airflow.demo)
 app.command("up")(airflow.up)
