@@ -124,7 +124,7 @@ def _settings(home: AirflowHome, kept: Secrets, passwords: Path, port: int) -> d
             "load_examples": False,
             "executor": "LocalExecutor",
             "parallelism": 4,  # each is a waiting process of its own
-            "dagbag_import_timeout": 120,  # loading takes a tenth of a second, but not on a machine that does other work
+            "dagbag_import_timeout": 120,  # a tenth of a second, but not on a machine that does other work
             "fernet_key": kept.fernet_key,
             "simple_auth_manager_users": f"{USER}:admin",
             "simple_auth_manager_passwords_file": passwords,
