@@ -9,7 +9,7 @@ from reconstruction.cameras import se3_exp
 from reconstruction.data import Views
 from reconstruction.field import MaterialField
 from reconstruction.rasterizer import Rasterizer
-from reconstruction.view_renderer import render_view
+from reconstruction.view_renderer import SRGB_OFFSET, SRGB_POWER, render_view
 
 FIT_STEPS = 24
 FIT_RATE = 0.0015  # radians and unit-frame lengths, first step; falls linearly to zero
@@ -40,7 +40,7 @@ class FinishedModel:
         """
         target = views.images[number].float() / 255
         twist = torch.zeros(1, 6, requires_grad=True)
-        log_gain = torch.zeros(3, requires_grad=True)
+        log_gain = self._first_log_gain(views, number, target).requires_grad_()
         groups: list[dict[str, Any]] = [
             {"params": [twist], "lr": FIT_RATE},
             {"params": [log_gain], "lr": 10 * FIT_RATE},
@@ -59,3 +59,17 @@ class FinishedModel:
         with torch.no_grad():
             camera = views.clip_from_camera[number] @ se3_exp(twist)[0] @ views.camera_from_unit[number]
             return camera, torch.exp(log_gain)
+
+    @torch.no_grad()
+    def _first_log_gain(self, views: Views, number: int, target: torch.Tensor) -> torch.Tensor:
+        """Return the log of the gain (3,) that fits the photo best at the given pose, by least squares.
+
+        Exposure may be off by a factor that gradient steps would take too long to reach. On encoded values a gain
+        acts as `expose` says, which is linear in gain^(1/2.4).
+        """
+        image = self.render(views.clip_from_camera[number] @ views.camera_from_unit[number], views.resolution)
+        both = (image[..., 3] > 0.5) & (target[..., 3] > 0.5)
+        drawn, photo = image[both][:, :3] + SRGB_OFFSET, target[both][:, :3] + SRGB_OFFSET
+        if len(drawn) == 0:
+            return torch.zeros(3)
+        return SRGB_POWER * torch.log((drawn * photo).sum(0) / drawn.square().sum(0))
