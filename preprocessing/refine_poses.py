@@ -45,10 +45,12 @@ CHI3_MEDIAN = 1.538  # median length of a 3-vector of unit normals
 OUTLIER_MEDIANS = 6.0
 OUTLIER_FLOOR = 0.02  # of the camera distance
 OUTLIER_FLOOR_DEG = 1.0
+# Given poses with corrections below these (medians over the frames) are good enough where a frame has too few points.
+PRECISE, PRECISE_DEG = 0.002, 0.1  # of the camera distance; degrees
 MAX_FRAME_ERROR_PX = 2.0  # median reprojection error of a frame; well adjusted ones have 0.2-0.8
 MAX_FOCAL_CHANGE = 0.03  # trackers know it to about 1 %; a larger change compensates for something else
-MIN_KEPT_SHARE = 2 / 3  # of the frames; with fewer the adjustment as a whole is not believed
-MIN_KEPT = 8
+MIN_ADJUSTED_SHARE = 2 / 3  # of the frames; with fewer the adjustment as a whole is not believed
+MIN_ADJUSTED = 8
 MAX_SCALE_CHANGE = 0.01
 # Nanometres: the solver visits its unknowns in an order that differs from run to run by 1e-15; the poses do not.
 POSE_DECIMALS = 9
@@ -79,17 +81,27 @@ def run(inputs: StageInputs, outputs: Path, config: RefinePosesConfig, progress:
     distance = camera_distance(posed)
     with tempfile.TemporaryDirectory() as folder:
         refinement = refine(posed, inputs["condition"], Path(folder), config, progress)
-    faults = frame_faults(posed, refinement, distance, config.min_points)
-    kept = [row for row in range(len(posed.frames)) if row not in faults]
-    metrics, corrections = _figures(posed, refinement, kept)
-    if reason := _disbelief(refinement, kept, len(posed.frames), metrics):
+    faults, unadjusted = check_frames(posed, refinement, distance, config.min_points)
+    adjusted = [row for row in range(len(posed.frames)) if row not in faults and row not in unadjusted]
+    metrics, corrections = _figures(posed, refinement, adjusted)
+    if reason := _disbelief(refinement, adjusted, len(posed.frames), metrics):
         posed.write(outputs / POSES_FILE)
         warning = f"poses were not refined: {reason}. The tracker's poses are used: expect a softer model"
         return StageResult({"refined": False} | metrics, [warning])
-    refined = posed.model_copy(update={"frames": [_refined(posed.frames[row], refinement, row) for row in kept]})
-    refined.write(outputs / POSES_FILE)
-    plot_camera_path(outputs / PLOT_FILE, posed, refinement.camera_to_reference, sorted(faults))
+    poses = refinement.camera_to_reference.copy()
+    for row in unadjusted:
+        poses[row] = posed.frames[row].camera_to_reference
+    frames = [
+        _refined(frame, poses[row], refinement.focal_factor)
+        for row, frame in enumerate(posed.frames)
+        if row not in faults
+    ]
+    posed.model_copy(update={"frames": frames}).write(outputs / POSES_FILE)
+    plot_camera_path(outputs / PLOT_FILE, posed, poses, sorted(faults))
     warnings = [f"frame {posed.frames[row].index} is left out: {fault}" for row, fault in sorted(faults.items())]
+    if unadjusted:
+        numbers = ", ".join(str(posed.frames[row].index) for row in unadjusted)
+        warnings.append(f"frames {numbers} keep their poses as given: too few points shared with other frames")
     per_frame = {"corrections": corrections, "dropped": [posed.frames[row].index for row in sorted(faults)]}
     return StageResult({"refined": True} | metrics | per_frame, warnings)
 
@@ -167,16 +179,31 @@ def camera_distance(posed: PosedFrames) -> float:
     return float(np.median(np.linalg.norm(positions - posed.object.center, axis=1)))
 
 
-def frame_faults(posed: PosedFrames, refinement: Refinement, distance: float, min_points: int) -> dict[int, str]:
-    """Return row → why its adjusted pose cannot be trusted, for the rows where that is so."""
+def check_frames(
+    posed: PosedFrames, refinement: Refinement, distance: float, min_points: int
+) -> tuple[dict[int, str], list[int]]:
+    """Tell which adjusted poses cannot be trusted.
+
+    Returns row → why it must be left out, and the rows that share too few points to be adjusted but may keep the
+    pose they had, because the other frames show that the given poses are precise.
+    """
     given = np.array([frame.camera_to_reference for frame in posed.frames])
     moved, turned_deg = pose_differences(given, refinement.camera_to_reference)
-    moved_limit = max(OUTLIER_MEDIANS * float(np.median(moved)), OUTLIER_FLOOR * distance)
-    turned_limit = max(OUTLIER_MEDIANS * float(np.median(turned_deg)), OUTLIER_FLOOR_DEG)
-    faults = {}
+    well_seen = refinement.observations >= min_points
+    if not well_seen.any():
+        well_seen[:] = True
+    usual, usual_deg = float(np.median(moved[well_seen])), float(np.median(turned_deg[well_seen]))
+    precise = bool(usual <= PRECISE * distance and usual_deg <= PRECISE_DEG)
+    moved_limit = max(OUTLIER_MEDIANS * usual, OUTLIER_FLOOR * distance)
+    turned_limit = max(OUTLIER_MEDIANS * usual_deg, OUTLIER_FLOOR_DEG)
+    faults, unadjusted = {}, []
     for row, (seen, error_px) in enumerate(zip(refinement.observations, refinement.error_px, strict=True)):
-        if seen < min_points:
-            faults[row] = f"only {seen} points seen in other frames too (at least {min_points}); is it blurred?"
+        if seen < min_points and precise:
+            unadjusted.append(row)
+        elif seen < min_points:
+            faults[row] = (
+                f"only {seen} points seen in other frames too (at least {min_points}): blurred, or too far off"
+            )
         elif error_px > MAX_FRAME_ERROR_PX:
             faults[row] = f"its points are {error_px:.1f} px off after adjustment; did something move?"
         elif moved[row] > moved_limit or turned_deg[row] > turned_limit:
@@ -184,7 +211,7 @@ def frame_faults(posed: PosedFrames, refinement: Refinement, distance: float, mi
                 f"adjustment moved it by {moved[row] / distance:.1%} of its distance and {turned_deg[row]:.1f}°, "
                 "far more than the others; its matches mislead"
             )
-    return faults
+    return faults, unadjusted
 
 
 def pose_differences(a: Array, b: Array) -> tuple[Array, Array]:
@@ -193,12 +220,12 @@ def pose_differences(a: Array, b: Array) -> tuple[Array, Array]:
     return np.linalg.norm(b[:, :3, 3] - a[:, :3, 3], axis=1), np.degrees(turn.magnitude())
 
 
-def _disbelief(refinement: Refinement, kept: Sequence[int], count: int, figures: dict[str, float]) -> str | None:
+def _disbelief(refinement: Refinement, adjusted: Sequence[int], count: int, figures: dict[str, float]) -> str | None:
     """Say why the refinement as a whole is not believed; None if it is."""
-    if len(kept) < max(MIN_KEPT, MIN_KEPT_SHARE * count):
+    if len(adjusted) < max(MIN_ADJUSTED, MIN_ADJUSTED_SHARE * count):
         return (
-            f"only {len(kept)} of {count} frames could be adjusted; there is too little texture in the pictures, or "
-            "they are blurred: put the object on a newspaper or a patterned cloth"
+            f"only {len(adjusted)} of {count} frames could be adjusted; the pictures have too little texture, or "
+            "are blurred: put the object on a newspaper or a patterned cloth"
         )
     if not figures["reprojection_px"] < refinement.error_before_px:
         return "adjustment did not lower the reprojection error"
@@ -210,41 +237,41 @@ def _disbelief(refinement: Refinement, kept: Sequence[int], count: int, figures:
 
 
 def _figures(
-    posed: PosedFrames, refinement: Refinement, kept: Sequence[int]
+    posed: PosedFrames, refinement: Refinement, adjusted: Sequence[int]
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Return the figures of the whole and of every kept frame, lengths in millimetres of the reference frame."""
+    """Return the figures of the whole and of every adjusted frame, lengths in millimetres of the reference frame."""
     given = np.array([frame.camera_to_reference for frame in posed.frames])
     moved, turned_deg = pose_differences(given, refinement.camera_to_reference)
     fit = (
-        pycolmap.estimate_sim3d(given[kept, :3, 3], refinement.camera_to_reference[kept, :3, 3])
-        if len(kept) >= 3
+        pycolmap.estimate_sim3d(given[adjusted, :3, 3], refinement.camera_to_reference[adjusted, :3, 3])
+        if len(adjusted) >= 3
         else None
     )
     figures = {
         "frames": len(posed.frames),
-        "kept": len(kept),
+        "adjusted": len(adjusted),
         "registered_anew": len(refinement.registered),
         "reprojection_before_px": refinement.error_before_px,
-        "reprojection_px": float(np.median(refinement.error_px[kept])) if kept else float("inf"),
+        "reprojection_px": float(np.median(refinement.error_px[adjusted])) if adjusted else float("inf"),
         "points_per_frame": float(np.median(refinement.observations)),
         "tracker_sigma_mm": refinement.prior_sigma * camera_distance(posed) * 1000,
-        "median_correction_mm": float(np.median(moved[kept]) * 1000) if kept else 0.0,
-        "median_correction_deg": float(np.median(turned_deg[kept])) if kept else 0.0,
+        "median_correction_mm": float(np.median(moved[adjusted]) * 1000) if adjusted else 0.0,
+        "median_correction_deg": float(np.median(turned_deg[adjusted])) if adjusted else 0.0,
         "focal_change": refinement.focal_factor - 1,
         "scale_change": float(fit.scale) - 1 if fit is not None else 0.0,
     }
     corrections = [
         {"frame": posed.frames[row].index, "mm": float(moved[row] * 1000), "deg": float(turned_deg[row])}
-        for row in kept
+        for row in adjusted
     ]
     return {name: value for name, value in figures.items() if np.isfinite(value)}, corrections
 
 
-def _refined(frame: PosedFrame, refinement: Refinement, row: int) -> PosedFrame:
-    focal = round(frame.intrinsics.fx * refinement.focal_factor, POSE_DECIMALS)
+def _refined(frame: PosedFrame, camera_to_reference: Array, focal_factor: float) -> PosedFrame:
+    focal = round(frame.intrinsics.fx * focal_factor, POSE_DECIMALS)
     return frame.model_copy(
         update={
-            "camera_to_reference": refinement.camera_to_reference[row].round(POSE_DECIMALS).tolist(),
+            "camera_to_reference": camera_to_reference.round(POSE_DECIMALS).tolist(),
             "intrinsics": frame.intrinsics.model_copy(update={"fx": focal, "fy": focal}),
         }
     )

@@ -5,9 +5,7 @@ model (tracking lost, no anchor, black) is left out and named in a warning.
 """
 
 import math
-import os
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from preprocessing.parallel import map_frames
 from scan2twin.capture.models import MAX_IMAGE_PIXELS, FrameRecord, Intrinsics
 from scan2twin.capture.reader import Capture, check_bundle, read_capture
 from scan2twin.config import ValidateConfig
@@ -28,8 +27,7 @@ VALIDATION_FILE = "validation.json"
 BLACK_LEVEL = 10
 # Phone main cameras see 65-80° across, ultra-wide ones 120°, long ones 15°; beyond this a number is wrong.
 FIELD_OF_VIEW_RANGE_DEG = (4.0, 150.0)
-# Decoded pixels held at once, over all threads. Pillow takes 4 bytes a pixel.
-DECODE_BUDGET_PIXELS = 3 * MAX_IMAGE_PIXELS
+DECODED_BYTES_PER_PIXEL = 5  # Pillow's RGB takes 4, its grey copy 1
 TOO_LARGE = f"over the limit of {MAX_IMAGE_PIXELS // 10**6} MP; scale it down"
 IMAGE_MODES = {"L", "RGB", "RGBA", "LA", "P"}  # 8 bits a channel, as the format says
 MASK_MODES = {"L", "1"}
@@ -57,8 +55,7 @@ def run(inputs: StageInputs, outputs: Path, config: ValidateConfig, progress: Pr
         capture = read_capture(inputs[CAPTURE])
     except CaptureError:
         raise CaptureError(*faults) from None  # the same reasons and those of the files
-    progress.start("checking frames", len(capture.frames))
-    inspections = list(_inspect_all(capture, progress))
+    inspections = _inspect_all(capture, progress)
     faults += [fault for inspection in inspections for fault in inspection.faults]
     if faults:
         raise CaptureError(*faults)
@@ -87,20 +84,20 @@ def run(inputs: StageInputs, outputs: Path, config: ValidateConfig, progress: Pr
     return StageResult({"frames": len(capture.frames), "usable": len(usable), "unusable": len(unusable)}, warnings)
 
 
-def _inspect_all(capture: Capture, progress: Progress) -> Iterator[Inspection]:
+def _inspect_all(capture: Capture, progress: Progress) -> list[Inspection]:
     """Inspect every frame, in order, on all cores and with bounded memory."""
+    largest = max((frame.width * frame.height for frame in capture.frames), default=1)
+    inspections = map_frames(
+        lambda frame: inspect_pixels(capture, frame), capture.frames, progress, "checking frames",
+        DECODED_BYTES_PER_PIXEL * largest,
+    )  # fmt: skip
     sha256 = {file.name: file.sha256 for file in capture.document.files}
     first_with: dict[str, FrameRecord] = {}
-    largest = max((frame.width * frame.height for frame in capture.frames), default=1)
-    threads = max(1, min(len(os.sched_getaffinity(0)), DECODE_BUDGET_PIXELS // largest))
-    with ThreadPoolExecutor(threads) as pool:
-        pixels = pool.map(lambda frame: inspect_pixels(capture, frame), capture.frames)
-        for frame, inspection in zip(capture.frames, pixels, strict=True):
-            inspection.unusable += record_reasons(frame, capture.document.reference_anchor)
-            if (first := first_with.setdefault(sha256[frame.file], frame)) is not frame:
-                inspection.unusable.append(f"{frame.file} is the same image as frame {first.i}'s")
-            progress.advance()
-            yield inspection
+    for frame, inspection in zip(capture.frames, inspections, strict=True):
+        inspection.unusable += record_reasons(frame, capture.document.reference_anchor)
+        if (first := first_with.setdefault(sha256[frame.file], frame)) is not frame:
+            inspection.unusable.append(f"{frame.file} is the same image as frame {first.i}'s")
+    return inspections
 
 
 def record_reasons(frame: FrameRecord, reference_anchor: str | None) -> Iterator[str]:

@@ -19,8 +19,8 @@ from preprocessing.refine_poses import (
     POSE_DECIMALS,
     Refinement,
     camera_distance,
+    check_frames,
     choose_pairs,
-    frame_faults,
     pose_differences,
     run,
 )
@@ -224,7 +224,9 @@ def refinement(true: np.ndarray, **values: object) -> Refinement:
 class TestFrameFaults:
     def faults(self, result: Refinement) -> dict[int, str]:
         posed = posed_frames(disturbed(orbit(12), 0.003, 0.2))
-        return frame_faults(posed, result, camera_distance(posed), 20)
+        faults, unadjusted = check_frames(posed, result, camera_distance(posed), 20)
+        assert unadjusted == []
+        return faults
 
     def test_good_frames_have_none(self):
         assert self.faults(refinement(orbit(12))) == {}
@@ -233,8 +235,15 @@ class TestFrameFaults:
         seen = np.full(12, 300)
         seen[3] = 19
         assert self.faults(refinement(orbit(12), observations=seen)) == {
-            3: "only 19 points seen in other frames too (at least 20); is it blurred?"
+            3: "only 19 points seen in other frames too (at least 20): blurred, or too far off"
         }
+
+    def test_few_points_where_the_given_poses_are_precise(self):
+        seen = np.full(12, 300)
+        seen[3] = 0
+        posed = posed_frames(disturbed(orbit(12), 0.0005, 0.05))
+        found = refinement(orbit(12), observations=seen)
+        assert check_frames(posed, found, camera_distance(posed), 20) == ({}, [3])
 
     def test_large_reprojection_error(self):
         error = np.full(12, 0.4)
