@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from reconstruction.appearance import Headlight, load_light
 from reconstruction.atlas import UvMesh, decimate, unwrap
 from reconstruction.bake import bake, dilate, to_8bit
 from reconstruction.color import linear_to_srgb
@@ -56,13 +57,18 @@ def run(inputs: StageInputs, outputs: Path, config: ExportConfig, progress: Prog
     mesh = unwrap(vertices, faces, config.texture_size)
     progress.advance()
     views, gains = refined_views(inputs, dataset)
-    base_color = bake_base_color(mesh, seen_faces(mesh, views), inputs["reconstruct"] / "field.pt", config.texture_size)
+    light = load_light(inputs["reconstruct"] / "light.json")
+    base_color, finish = bake_material(
+        mesh, seen_faces(mesh, views), inputs["reconstruct"] / "field.pt", config.texture_size
+    )
     progress.advance()
     if config.refine_iterations:
-        observed = observe(mesh, views, gains, config.texture_size)
+        observed = observe(mesh, views, gains, config.texture_size, light, finish)
         base_color = refine(base_color, observed, config.refine_iterations, progress)
-    material = Material(base_color=to_8bit(base_color).numpy())
-    figures = measure_heldout(mesh, material, inputs, dataset, progress)
+    # Without a headlight nothing tells gloss from colour.
+    packed = None if light is None else to_8bit(torch.cat([torch.ones_like(finish[..., :1]), finish], dim=2)).numpy()
+    material = Material(to_8bit(base_color).numpy(), packed)
+    figures = measure_heldout(mesh, material, light, inputs, dataset, progress)
 
     placed, model_to_reference = place_on_floor(mesh, np.array(dataset.unit_to_reference))
     model = TexturedModel(placed, material, dataset.capture_id, provenance(inputs, dataset))
@@ -76,10 +82,11 @@ def run(inputs: StageInputs, outputs: Path, config: ExportConfig, progress: Prog
         triangles=len(placed.faces),
         vertices=len(placed.vertices),
         texture_size=config.texture_size,
+        headlight_share=0.0 if light is None else float(light.share),
     )
     info.write(outputs / "model.json")
 
-    studio = Studio(model)
+    studio = Studio(model, light)
     azimuth = studio.best_side()
     write_preview(studio, azimuth, PREVIEW_SIDE, outputs / "preview.png")
     if config.turntable_frames:
@@ -89,14 +96,17 @@ def run(inputs: StageInputs, outputs: Path, config: ExportConfig, progress: Prog
     return StageResult({**counted, **figures}, warnings)
 
 
-def bake_base_color(mesh: UvMesh, seen: Bools, field_file: Path, size: int) -> torch.Tensor:
-    """Bake the field saved at `field_file` over a mesh, both in the unit frame: (size, size, 3), sRGB in [0, 1].
+def bake_material(mesh: UvMesh, seen: Bools, field_file: Path, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bake the field saved at `field_file` over a mesh, both in the unit frame.
 
+    Returns the base colour (size, size, 3), sRGB, and roughness and metallic (size, size, 2), all in [0, 1].
     Faces that no photo shows, those not `seen` (F,), continue the colours round them.
     """
     field = load_field(field_file)
-    albedo, covered = bake(mesh, lambda points: field(points).albedo, size)
-    return dilate(fill_unseen(linear_to_srgb(albedo), mesh, seen), covered)
+    values, covered = bake(mesh, lambda points: torch.cat(field(points), dim=1), size)
+    encoded = torch.cat([linear_to_srgb(values[..., :3]), values[..., 3:]], dim=2)
+    base_color, finish = torch.split(dilate(fill_unseen(encoded, mesh, seen), covered), [3, 2], dim=2)
+    return base_color.contiguous(), finish.contiguous()
 
 
 def refined_views(inputs: StageInputs, dataset: Dataset) -> tuple[Views, torch.Tensor]:
@@ -109,7 +119,12 @@ def refined_views(inputs: StageInputs, dataset: Dataset) -> tuple[Views, torch.T
 
 
 def measure_heldout(
-    mesh: UvMesh, material: Material, inputs: StageInputs, dataset: Dataset, progress: Progress
+    mesh: UvMesh,
+    material: Material,
+    light: Headlight | None,
+    inputs: StageInputs,
+    dataset: Dataset,
+    progress: Progress,
 ) -> dict[str, float]:
     """Compare the finished textured mesh (unit frame) with the held-out photos; means over the views, PSNR in dB.
 
@@ -120,7 +135,7 @@ def measure_heldout(
         return {}
     with np.load(inputs["reconstruct"] / "heldout" / "cameras.npz") as fitted:
         cameras, gains = torch.from_numpy(fitted["clip_from_unit"]), torch.from_numpy(fitted["gain"])
-    renderer = Renderer(mesh, material)
+    renderer = Renderer(mesh, material, light)
     figures = []
     progress.start("measure", len(views))
     for photo, camera, gain in zip(views.images, cameras, gains, strict=True):

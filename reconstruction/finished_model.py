@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from reconstruction.appearance import Headlight
 from reconstruction.cameras import se3_exp
 from reconstruction.data import Views
 from reconstruction.field import MaterialField
@@ -24,12 +25,13 @@ class FinishedModel:
     faces: torch.Tensor
     field: MaterialField
     rasterizer: Rasterizer
+    light: Headlight | None = None
 
     def render(self, clip_from_unit: torch.Tensor, resolution: int, gain: torch.Tensor | None = None) -> torch.Tensor:
         """Render (R, R, 4) premultiplied sRGB and coverage, bottom row first; differentiable in camera and gain."""
         return render_view(
             self.rasterizer, self.vertices, self.faces, self.rasterizer.build_topology(self.faces), self.field,
-            clip_from_unit, resolution, gain,
+            clip_from_unit, resolution, gain, self.light,
         )  # fmt: skip
 
     def fit_camera(self, views: Views, number: int) -> tuple[torch.Tensor, torch.Tensor]:

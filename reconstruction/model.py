@@ -47,6 +47,8 @@ class ModelInfo(Document):
     triangles: int
     vertices: int  # of the GLB, where a vertex on a seam counts once for each chart
     texture_size: int  # side of a texture, texels
+    # Part of the light that came from the camera, as a flash does; even light gave the rest. `render` draws with it.
+    headlight_share: float = 0.0
 
 
 def reference_from_model(vertices: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from reconstruction.appearance import Headlight
 from reconstruction.cameras import se3_exp
 from reconstruction.data import Views
 from reconstruction.field import MaterialField
@@ -38,6 +39,7 @@ REWEIGHT_AT = (0.4, 0.6, 0.8)  # of the iterations: when views that stand out lo
 LEARNING_RATE_SDF = {"visual_hull": 0.008, "sphere": 0.06}
 LEARNING_RATE_OFFSET = 0.01
 LEARNING_RATE_FIELD = 0.01  # Munkberg et al. 2022, supplement
+LEARNING_RATE_LIGHT = 0.01  # share of the headlight
 LEARNING_RATE_CAMERA = 0.0001  # radians and unit-frame lengths
 BETAS = (0.9, 0.999)
 DECAY = 0.1  # of the learning rates over the run (Munkberg et al. 2022, supplement)
@@ -64,8 +66,9 @@ class Step:
 class Optimiser:
     """Everything that is optimised, and the loop over it.
 
-    Attributes: `surface`, `field`; `log_gain` (B, 3) and `twist` (B, 6), see `gains` and `clip_from_unit`; `trust`
-    (B,), the factor that each view's weight was lowered by because it does not fit the others.
+    Attributes: `surface`, `field`, `light` (None where the surface shows its albedo); `log_gain` (B, 3) and `twist`
+    (B, 6), see `gains` and `clip_from_unit`; `trust` (B,), the factor that each view's weight was lowered by because it
+    does not fit the others.
     """
 
     def __init__(
@@ -81,6 +84,8 @@ class Optimiser:
         self.views = views
         self._half = views.resized(max(views.resolution // 2, 32))
         self.field = MaterialField(seed=config.seed)
+        distance = float(np.linalg.norm(views.centers(), axis=1).mean())
+        self.light = Headlight(distance) if config.appearance == "flash" else None
         self.log_gain = torch.zeros(len(views), 3)
         self.twist = nn.Parameter(torch.zeros(len(views), 6))
         self.trust = torch.ones(len(views))
@@ -101,6 +106,8 @@ class Optimiser:
             {"params": [self.surface.offset], "lr": LEARNING_RATE_OFFSET},
             {"params": list(self.field.parameters()), "lr": LEARNING_RATE_FIELD, "eps": 1e-12},
         ]
+        if self.light is not None:
+            groups.append({"params": [self.light.share], "lr": LEARNING_RATE_LIGHT})
         if self.config.refine_cameras:
             groups.append({"params": [self.twist], "lr": LEARNING_RATE_CAMERA})
         self._rates = [group["lr"] for group in groups]
@@ -145,7 +152,7 @@ class Optimiser:
             raise ReconstructionError("reconstruct: the surface vanished; check that the masks show the object")
         image = render_view(
             self.rasterizer, mesh.vertices, mesh.faces, self.rasterizer.build_topology(mesh.faces), self.field,
-            self.clip_from_unit(number), views.resolution, self.gains()[number],
+            self.clip_from_unit(number), views.resolution, self.gains()[number], self.light,
         )  # fmt: skip
         difference = image - target
         # The same background behind both, so that colours on the outline count by their coverage.
@@ -168,6 +175,8 @@ class Optimiser:
         loss.backward()  # type: ignore[no-untyped-call]
         self.surface.hold_rim()
         self._optimizer.step()
+        if self.light is not None:
+            self.light.constrain()
         self.iteration += 1
 
         if self._fine:  # before, the rendering says little about the photo's exposure
@@ -218,6 +227,7 @@ class Optimiser:
             "fine": self._fine,
             "surface": self.surface.state(),
             "field": self.field.state_dict(),
+            "light": None if self.light is None else self.light.state_dict(),
             "views": [self.log_gain, self.twist.data, self.trust, self._residual],
             "optimizer": self._optimizer.state_dict(),
         }
@@ -229,6 +239,8 @@ class Optimiser:
         self.iteration, self._fine = state["iteration"], state["fine"]
         self.surface = Surface.from_state(state["surface"])
         self.field.load_state_dict(state["field"])
+        if self.light is not None:
+            self.light.load_state_dict(state["light"])
         self.log_gain, self.twist.data, self.trust, self._residual = state["views"]
         self._make_optimizer()
         self._optimizer.load_state_dict(state["optimizer"])

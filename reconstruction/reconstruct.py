@@ -1,10 +1,11 @@
 """Stage `reconstruct`: the dataset becomes a mesh and a material field.
 
 Writes `mesh.npz` (vertices (V, 3) float32 in the unit frame, faces (F, 3) int32, counter-clockwise from outside),
-`field.pt` (see `reconstruction.field.load_field`), `views.npz` (of every training view: its frame's index,
-camera_from_unit (B, 4, 4) as refined, gain (B, 3) on linear RGB, weight (B,)), `metrics.jsonl` (a line every few
-iterations), `heldout/NNNNNN.png` (photo | rendering | error ×4), `heldout/cameras.npz` (of every held-out view: its
-frame's index, clip_from_unit (B, 4, 4) and gain (B, 3) as fitted) and `result.json`.
+`field.pt` (see `reconstruction.field.load_field`), `light.json` (see `reconstruction.appearance.load_light`),
+`views.npz` (of every training view: its frame's index, camera_from_unit (B, 4, 4) as refined, gain (B, 3) on linear
+RGB, weight (B,)), `metrics.jsonl` (a line every few iterations), `heldout/NNNNNN.png` (photo | rendering | error ×4),
+`heldout/cameras.npz` (of every held-out view: its frame's index, clip_from_unit (B, 4, 4) and gain (B, 3) as fitted)
+and `result.json`.
 
 Held-out figures: `heldout_psnr` is over the whole square view, photo and rendering both on black;
 `heldout_psnr_foreground` over the pixels whose mask is at least one half; `mask_iou_heldout` is the overlap of
@@ -22,6 +23,7 @@ import cv2
 import numpy as np
 import torch
 
+from reconstruction.appearance import save_light
 from reconstruction.cameras import se3_exp
 from reconstruction.checkpoint import Checkpoints
 from reconstruction.data import Views, check_cameras, load_views
@@ -70,14 +72,17 @@ def run(inputs: StageInputs, outputs: Path, config: ReconstructConfig, progress:
             outputs / "views.npz", index=train.index, camera_from_unit=refined, gain=optimiser.gains(), weight=weight
         )
     optimiser.field.save(outputs / "field.pt")
+    save_light(optimiser.light, outputs / "light.json")
 
     field = optimiser.field.requires_grad_(False)
-    model = FinishedModel(torch.from_numpy(vertices), torch.from_numpy(faces), field, rasterizer)
+    light = None if optimiser.light is None else optimiser.light.requires_grad_(False)
+    model = FinishedModel(torch.from_numpy(vertices), torch.from_numpy(faces), field, rasterizer, light)
     train_figures = _measure_train(model, optimiser, progress)
     heldout_figures = _measure_heldout(model, heldout, outputs / "heldout", progress)
     metrics: dict[str, Any] = {
         **heldout_figures,
         "train_psnr_foreground": _mean([f.psnr_foreground for f in train_figures]),
+        "headlight_share": 0.0 if optimiser.light is None else round(float(optimiser.light.share.detach()), 3),
         "vertices": len(vertices),
         "triangles": len(faces),
         "floaters_removed": dropped,

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from reconstruction.appearance import Headlight
 from reconstruction.atlas import COARSEST_MIP, UvMesh
 from reconstruction.bake import CPU
 from reconstruction.cameras import to_clip
@@ -19,13 +20,14 @@ from reconstruction.data import Views
 from reconstruction.rasterizer import get_rasterizer
 from reconstruction.rasterizer.derivatives import attribute_derivatives
 from reconstruction.rasterizer.sampling import mip_level_from_derivatives
-from reconstruction.view_renderer import expose
+from reconstruction.view_renderer import decode, encode, expose
 from scan2twin.progress import Progress
 
 Tensor = torch.Tensor
 
 LEARNING_RATE = 0.01  # sRGB units a step (Munkberg et al. 2022, supplement: materials)
 DECAY = 0.1  # of the learning rate over the run
+DIMMEST = 0.05  # light relative to a surface that faces the camera; with less a photo says nothing of the albedo
 STEEPEST = 4.0  # slope of depth against the image plane; beyond, it is the edge of something in front (or grazing)
 
 
@@ -35,12 +37,21 @@ class Observations:
 
     uv: Tensor  # (1, N, 1, 2)
     mip_level: Tensor  # (1, N, 1)
-    color: Tensor  # (1, N, 1, 3) sRGB, as it would be with the view's gain at 1
+    color: Tensor  # (1, N, 1, 3) sRGB, as it would be with the view's gain at 1 and in even light
     weight: Tensor  # (1, N, 1, 1): trust in the view, less where it sees the surface at a grazing angle
 
 
-def observe(mesh: UvMesh, views: Views, gains: Tensor, texture_size: int) -> list[Observations]:
+def observe(
+    mesh: UvMesh,
+    views: Views,
+    gains: Tensor,
+    texture_size: int,
+    light: Headlight | None = None,
+    finish: Tensor | None = None,
+) -> list[Observations]:
     """Find where each photo's pixels lie in the texture. `gains` (B, 3) act on linear RGB.
+
+    With a `light` the colours are the albedo that it lit: `finish` (S, S, 2) holds roughness and metallic.
 
     Pixels on outlines, of the object or of one part before another, are left out: there a mask or a pose that
     is off by a pixel would paint one thing's colour on another.
@@ -60,17 +71,20 @@ def observe(mesh: UvMesh, views: Views, gains: Tensor, texture_size: int) -> lis
         inside = _interior(depth, photo[..., 3], focal)
         uv = rasterizer.interpolate(texture_coordinates, rast, faces)
         da = attribute_derivatives(texture_coordinates, rast * inside[None, ..., None], clip, faces)
-        towards = functional.normalize(
-            centers[k] - rasterizer.interpolate(vertices[None], rast, faces)[0][inside], dim=1
-        )
+        to_camera = centers[k] - rasterizer.interpolate(vertices[None], rast, faces)[0][inside]
         normal = functional.normalize(rasterizer.interpolate(normals, rast, faces)[0][inside], dim=1)
-        cosine = (normal * towards).sum(dim=1).clamp_min(0)
+        cosine = (normal * functional.normalize(to_camera, dim=1)).sum(dim=1).clamp_min(0)
         mip_level = mip_level_from_derivatives(da[0][inside], texture_size, texture_size).clamp(max=COARSEST_MIP)
+        color = expose(photo[inside][:, :3], 1 / gains[k])
+        if light is not None and finish is not None:
+            sampled = rasterizer.texture(finish[None], uv[0][inside][None, :, None], boundary_mode="clamp")[0, :, 0]
+            response = light.response(normal, to_camera, sampled[:, :1], sampled[:, 1:])
+            color = encode((decode(color) - response.offset) / response.slope.clamp_min(DIMMEST)).clamp(0, 1)
         observed.append(
             Observations(
                 uv=uv[0][inside][None, :, None],
                 mip_level=mip_level[None, :, None],
-                color=expose(photo[inside][:, :3], 1 / gains[k])[None, :, None],
+                color=color[None, :, None],
                 weight=views.weight[k] * cosine.square()[None, :, None, None],
             )
         )

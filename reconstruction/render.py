@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from reconstruction.appearance import Headlight, camera_centre
 from reconstruction.atlas import COARSEST_MIP, UvMesh
 from reconstruction.bake import CPU, to_8bit
 from reconstruction.cameras import clip_from_camera, inverse_rigid, to_clip
@@ -46,7 +47,7 @@ class View:
 class Renderer:
     """A textured mesh ready to be drawn many times."""
 
-    def __init__(self, mesh: UvMesh, material: Material) -> None:
+    def __init__(self, mesh: UvMesh, material: Material, light: Headlight | None = None) -> None:
         vertices, _, faces = mesh.welded()
         self._rasterizer = get_rasterizer("numba", CPU)
         self._vertices, self._faces = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces)
@@ -54,46 +55,74 @@ class Renderer:
         # Silhouettes are found on the closed surface: the mesh above is open along every seam of the atlas.
         self._welded_vertices, self._welded_faces = torch.from_numpy(vertices), torch.from_numpy(faces)
         self._topology = self._rasterizer.build_topology(self._welded_faces)
-        self._base_color = srgb_to_linear(torch.from_numpy(material.base_color).float() / 255)[None]
+        base_color = srgb_to_linear(torch.from_numpy(material.base_color).float() / 255)
+        self._textures = torch.cat([base_color, roughness_and_metallic(material)], dim=2)[None]
+        self._light = light
+        self._attributes = torch.from_numpy(np.concatenate([mesh.vertices, mesh.normals], axis=1))[None]
         self._middle = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
         self._radius = float(np.linalg.norm(vertices - self._middle, axis=1).max())
 
     def draw(self, view: View, supersampling: int = STILL_SUPERSAMPLING) -> Tensor:
-        """Draw what `view` sees; see `draw_through`."""
+        """Draw what `view` sees, exposed for its distance from the model; see `draw_through`."""
         distance = float(np.linalg.norm(view.camera_to_world[:3, 3] - self._middle))
         near, far = max(distance - 1.01 * self._radius, 0.001 * self._radius), distance + 1.01 * self._radius
         projection = clip_from_camera(view.intrinsics, view.width, view.height, near, far)
         clip_from_world = torch.from_numpy(projection @ inverse_rigid(view.camera_to_world)).float()
-        return self.draw_through(clip_from_world, (view.height, view.width), supersampling)
+        return self.draw_through(clip_from_world, (view.height, view.width), supersampling, distance)
 
     @torch.no_grad()
     def draw_through(
-        self, clip_from_world: Tensor, resolution: tuple[int, int], supersampling: int = STILL_SUPERSAMPLING
+        self,
+        clip_from_world: Tensor,
+        resolution: tuple[int, int],
+        supersampling: int = STILL_SUPERSAMPLING,
+        exposed_for: float | None = None,
     ) -> Tensor:
         """Draw the mesh through the matrix (4, 4) to clip space; returns (height, width, 4) float32, row 0 at the top.
 
         The colour is linear light multiplied by the coverage in channel 3. `supersampling` counts samples a pixel
-        along each axis, under the rasteriser's own antialiasing of silhouettes.
+        along each axis, under the rasteriser's own antialiasing of silhouettes. A headlight shows albedo at the
+        distance `exposed_for`, in the mesh's unit; by default at the light's own.
         """
         height, width = resolution
         clip = to_clip(self._vertices, clip_from_world[None])
         rast = self._rasterizer.rasterize(clip, self._faces, (height * supersampling, width * supersampling))
         uv = self._rasterizer.interpolate(self._uv, rast, self._faces)
         uv_da = attribute_derivatives(self._uv, rast, clip, self._faces)
-        mip_level = mip_level_from_derivatives(uv_da, *self._base_color.shape[1:3]).clamp(max=COARSEST_MIP)
-        color = self._rasterizer.texture(
-            self._base_color,
+        mip_level = mip_level_from_derivatives(uv_da, *self._textures.shape[1:3]).clamp(max=COARSEST_MIP)
+        sampled = self._rasterizer.texture(
+            self._textures,
             uv,
             mip_level=mip_level,
             filter_mode="linear-mipmap-linear",
             boundary_mode="clamp",
         )
         covered = (rast[..., 3:] > 0).float()
+        color, roughness, metallic = torch.split(sampled, [3, 1, 1], dim=3)
+        if self._light is not None:
+            attributes = self._rasterizer.interpolate(self._attributes, rast, self._faces)
+            centre = camera_centre(clip_from_world)
+            seen = rast[..., 3] > 0
+            response = self._light.response(
+                torch.nn.functional.normalize(attributes[seen][:, 3:], dim=1),
+                centre - attributes[seen][:, :3],
+                roughness[seen],
+                metallic[seen],
+                exposed_for,
+            )
+            color[seen] = color[seen] * response.slope + response.offset
         image = torch.cat([color * covered, covered], dim=3)
         welded_clip = to_clip(self._welded_vertices, clip_from_world[None])
         image = self._rasterizer.antialias(image, rast, welded_clip, self._welded_faces, self._topology)
         image = torch.nn.functional.avg_pool2d(image.permute(0, 3, 1, 2), supersampling)
         return image[0].permute(1, 2, 0).flip(0)
+
+
+def roughness_and_metallic(material: Material) -> Tensor:
+    """Return roughness and metallic (S, S, 2), the size of the base colour, in [0, 1]."""
+    if material.metallic_roughness is None:
+        return torch.tensor([material.roughness, 0.0]).expand(*material.base_color.shape[:2], 2)
+    return torch.from_numpy(material.metallic_roughness[..., 1:]).float() / 255
 
 
 def straight_srgb(image: Tensor) -> Tensor:
@@ -125,7 +154,10 @@ def render_model(model_dir: Path, cameras: Path, out_dir: Path, progress: Progre
     except (OSError, ValidationError) as error:
         raise InputError(f"{info_file}: not a model that `scan2twin run` left: {error}") from None
     reference_to_model = np.linalg.inv(np.array(info.model_to_reference))
-    renderer = Renderer(*read_glb(model_dir / "model.glb"))
+    mesh, material = read_glb(model_dir / "model.glb")
+    # Every camera is exposed for its own distance, so the light's own does not matter.
+    light = Headlight(1.0, info.headlight_share).requires_grad_(False) if info.headlight_share else None
+    renderer = Renderer(mesh, material, light)
     out_dir.mkdir(parents=True, exist_ok=True)
     progress.start("render", len(views))
     for view in views:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from reconstruction.appearance import Headlight, camera_centre, vertex_normals
 from reconstruction.cameras import to_clip
 from reconstruction.field import MaterialField
 from reconstruction.rasterizer import Rasterizer
@@ -11,6 +12,8 @@ from reconstruction.rasterizer import Rasterizer
 # Constants of the sRGB curve above its linear toe, IEC 61966-2-1: 1.055 x^(1/2.4) - 0.055.
 SRGB_POWER = 2.4
 SRGB_OFFSET = 0.055
+SRGB_WHITE = 1.055
+DARKEST = (SRGB_OFFSET / SRGB_WHITE) ** SRGB_POWER  # light of sRGB 0, by the curve without its toe
 
 
 def expose(srgb: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
@@ -30,18 +33,45 @@ def render_view(
     clip_from_unit: torch.Tensor,
     resolution: int,
     gain: torch.Tensor | None = None,
+    light: Headlight | None = None,
 ) -> torch.Tensor:
     """Render the mesh as (R, R, 4) float32: premultiplied sRGB and coverage, bottom row first.
 
     vertices (V, 3) in the unit frame, faces (F, 3) int32; clip_from_unit (4, 4) acts on column vectors; `gain` (3,)
-    multiplies linear RGB (a view's exposure and white balance). Differentiable in everything but the faces.
+    multiplies linear RGB (a view's exposure and white balance). Without a `light`
+    the surface shows its albedo. Differentiable in everything but the faces.
     """
     clip = to_clip(vertices, clip_from_unit[None])
     rast = rasterizer.rasterize(clip, faces, (resolution, resolution))
-    position = rasterizer.interpolate(vertices[None], rast, faces)
+    attributes = vertices if light is None else torch.cat([vertices, vertex_normals(vertices, faces)], dim=1)
+    interpolated = rasterizer.interpolate(attributes[None], rast, faces)
     seen = torch.nonzero(rast[0, ..., 3].reshape(-1) > 0).squeeze(1)
-    points = position.reshape(-1, 3)[seen]
-    srgb = field.albedo_srgb(points) if gain is None else expose(field.albedo_srgb(points), gain)
+    points = interpolated.reshape(-1, attributes.shape[1])[seen]
+    if light is None:
+        srgb = field.albedo_srgb(points)
+    else:
+        srgb = lit_srgb(light, field, points[:, :3].contiguous(), points[:, 3:], camera_centre(clip_from_unit.detach()))
+    if gain is not None:
+        srgb = expose(srgb, gain)
     rgba = torch.cat([srgb, torch.ones(len(srgb), 1)], dim=1)
     image = torch.zeros(resolution * resolution, 4).index_copy(0, seen, rgba).view(1, resolution, resolution, 4)
     return rasterizer.antialias(image, rast, clip, faces, topology)[0]
+
+
+def lit_srgb(
+    light: Headlight, field: MaterialField, points: torch.Tensor, normals: torch.Tensor, centre: torch.Tensor
+) -> torch.Tensor:
+    """Return what a camera at `centre` (3,) sees of surface points (N, 3) with normals (N, 3) of any length: sRGB."""
+    albedo, roughness, metallic = torch.split(field.channels(points), [3, 1, 1], dim=1)
+    response = light.response(torch.nn.functional.normalize(normals, dim=1), centre - points, roughness, metallic)
+    return encode(decode(albedo) * response.slope + response.offset)
+
+
+def decode(srgb: torch.Tensor) -> torch.Tensor:
+    """Return linear light from sRGB values (..., 3) by the curve above its toe, as `expose` does."""
+    return ((srgb + SRGB_OFFSET) / SRGB_WHITE) ** SRGB_POWER
+
+
+def encode(light: torch.Tensor) -> torch.Tensor:
+    """Return sRGB values from linear light (..., 3): undoes `decode`; what is darker than sRGB 0 gives 0."""
+    return SRGB_WHITE * light.clamp(min=DARKEST) ** (1 / SRGB_POWER) - SRGB_OFFSET

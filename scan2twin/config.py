@@ -92,6 +92,10 @@ class ReconstructConfig(Section):
     resolution: int = Field(256, ge=32, le=2048, description="side of the images optimised against, pixels")
     grid: int = Field(40, ge=8, le=160, description="tetrahedral grid cells along the longest side, finest level")
     start: Literal["visual_hull", "sphere"] = Field("visual_hull", description="the shape the optimisation starts from")
+    appearance: Literal["radiance", "flash"] = Field(
+        "flash",
+        description="radiance = colours as photographed; flash = also find how much light comes from the camera",
+    )
     refine_cameras: bool = Field(True, description="correct each view's pose while optimising")
     tensorboard: bool = Field(False, description="also write TensorBoard scalars and pictures (scan2twin[tensorboard])")
     seed: int = Field(0, ge=0, description="of all random choices; on the CPU a run repeats bit for bit")

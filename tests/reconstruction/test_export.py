@@ -16,6 +16,7 @@ import trimesh
 from PIL import Image
 
 from reconstruction import export, publish
+from reconstruction.appearance import save_light
 from reconstruction.bake import to_8bit
 from reconstruction.cameras import clip_from_camera
 from reconstruction.color import linear_to_srgb
@@ -44,7 +45,7 @@ def colorful_field() -> MaterialField:
     with torch.no_grad():
         field.grid.table.zero_()
         field.grid.table[0].normal_(0, 1, generator=torch.Generator().manual_seed(1))
-        field.layers[-1].bias.copy_(torch.tensor([1.0, 0.0, -1.0]))
+        field.layers[-1].bias[:3] = torch.tensor([1.0, 0.0, -1.0])
     return field
 
 
@@ -57,6 +58,7 @@ def write_inputs(folder: Path, *, metric: bool = True) -> StageInputs:
     np.savez(folder / "reconstruct" / "mesh.npz", vertices=vertices, faces=faces)
     field = colorful_field()
     field.save(folder / "reconstruct" / "field.pt")
+    save_light(None, folder / "reconstruct" / "light.json")
 
     intrinsics, frames, clips = Intrinsics(fx=160, fy=160, cx=32, cy=32), [], []
     rasterizer = get_rasterizer("numba", torch.device("cpu"))

@@ -42,7 +42,7 @@ def result(ball, tmp_path_factory):
 def test_the_stage_writes_what_it_promises(result):
     stage, outputs = result
     assert sorted(p.name for p in outputs.iterdir()) == [
-        "field.pt", "heldout", "mesh.npz", "metrics.jsonl", "result.json", "views.npz",
+        "field.pt", "heldout", "light.json", "mesh.npz", "metrics.jsonl", "result.json", "views.npz",
     ]  # fmt: skip
     assert json.loads((outputs / "result.json").read_text()) == stage.metrics
     lines = [json.loads(line) for line in (outputs / "metrics.jsonl").read_text().splitlines()]
@@ -189,7 +189,7 @@ def test_a_field_of_another_format_is_refused(tmp_path):
     field.save(tmp_path / "field.pt")
     document = torch.load(tmp_path / "field.pt", weights_only=True)
     torch.save({**document, "format": 99}, tmp_path / "field.pt")
-    with pytest.raises(InputError, match="field format 99 is not 1"):
+    with pytest.raises(InputError, match="field format 99 is not 2"):
         load_field(tmp_path / "field.pt")
 
 
