@@ -24,9 +24,9 @@ Float32 = npt.NDArray[np.float32]
 
 VOTE_RESOLUTION = 256  # side of the masks that vote, pixels
 # Shares of the views that must agree. A mask may not reach beyond what 80 % allow; what 90 % say is object is held
-# to be object in a view that says otherwise. Both were chosen on a rendered and a real capture; ± 0.03 changes little.
+# to be object in a view that says otherwise.
 OUTER_SHARE, INNER_SHARE = 0.8, 0.9
-BODY_SHARE = 0.7
+BODY_SHARE = 0.7  # for the first look: rather too large a box than one that cuts the object
 COARSE_VOXELS, VOXELS = 48, 128  # along the longest side of the box
 TOLERANCE = 0.03  # how far below the median a mask's agreement may lie without harm: voxels are coarse
 MAX_DISTRUST = 0.15  # a mask whose agreement is this much below the median is replaced by the hull's silhouette
