@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+_CHUNK = 262_144  # pixels worked on at once: bounds the memory of the intermediate tensors
+
 
 @torch.no_grad()
 def attribute_derivatives(attributes: Tensor, rast: Tensor, clip_positions: Tensor, triangles: Tensor) -> Tensor:
@@ -19,7 +21,24 @@ def attribute_derivatives(attributes: Tensor, rast: Tensor, clip_positions: Tens
 
     """
     batch, height, width, _ = rast.shape
-    image, row, column = torch.nonzero(rast[..., 3], as_tuple=True)
+    out = rast.new_zeros(batch, height, width, 2 * attributes.shape[2])
+    for seen in torch.split(torch.nonzero(rast[..., 3]), _CHUNK):
+        image, row, column = seen.unbind(1)
+        out[image, row, column] = _of_pixels(attributes, rast, clip_positions, triangles, image, row, column)
+    return out
+
+
+def _of_pixels(
+    attributes: Tensor,
+    rast: Tensor,
+    clip_positions: Tensor,
+    triangles: Tensor,
+    image: Tensor,
+    row: Tensor,
+    column: Tensor,
+) -> Tensor:
+    """Return the derivatives (N, 2 C) at N pixels."""
+    _, height, width, _ = rast.shape
     corners = triangles[rast[image, row, column, 3].long() - 1].long()
     clip = clip_positions[image[:, None], corners]  # (N, 3 corners, 4)
     x, y, w = clip[..., 0], clip[..., 1], clip[..., 3]
@@ -37,6 +56,4 @@ def attribute_derivatives(attributes: Tensor, rast: Tensor, clip_positions: Tens
     weight_y = (a_y - weight * a_y.sum(dim=1, keepdim=True)) / total * (2 / height)
     values = attributes[image[:, None] if attributes.shape[0] > 1 else 0, corners]  # (N, 3, C)
     by_pixel = torch.stack((weight_x, weight_y), dim=1) @ values  # (N, 2, C)
-    out = rast.new_zeros(batch, height, width, 2 * attributes.shape[2])
-    out[image, row, column] = by_pixel.transpose(1, 2).flatten(1)
-    return out
+    return by_pixel.transpose(1, 2).flatten(1)
