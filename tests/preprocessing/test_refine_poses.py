@@ -318,6 +318,21 @@ def test_what_stays_in_place_in_the_image_is_not_matched(tmp_path):
     assert moved.min() > 4
 
 
+def test_frames_of_other_size_and_focal_length_keep_their_own_camera(tmp_path):
+    rng = np.random.default_rng(4)
+    scene = cv2.resize(rng.integers(0, 255, (60, 60, 3), dtype=np.uint8), (400, 400), interpolation=cv2.INTER_CUBIC)
+    (tmp_path / "images").mkdir()
+    wide = posed_frames(orbit(2), size=(400, 300), focal=500.0).frames[0]
+    tall = posed_frames(orbit(2), size=(300, 400), focal=550.0).frames[1]
+    Image.fromarray(scene[:300]).save(tmp_path / wide.file)
+    Image.fromarray(scene[:, 60:360]).save(tmp_path / tall.file)
+    match_frames(tmp_path, [wide, tall], [(0, 1)], tmp_path, max_features=1000, long_side=400)
+    adjustment = Adjustment(tmp_path / "features.db", [wide, tall], tmp_path, tmp_path)
+    assert [adjustment.focal_length(0), adjustment.focal_length(1)] == [500.0, 550.0]
+    with pycolmap.Database.open(tmp_path / "features.db") as opened:
+        assert len(opened.read_two_view_geometry(1, 2).inlier_matches) > 50
+
+
 class TestPhoneCaptureWithKnownTruth:
     """Half of the rendered phone capture (300 × 400 pixels), with noise added to its true poses."""
 
