@@ -37,8 +37,11 @@ def camera_centres(count: int, distance: float = 2.0) -> np.ndarray:
     return distance * np.stack([ring * np.cos(turn), height, ring * np.sin(turn)], axis=1)
 
 
-def ray_cast(camera_to_unit: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return sRGB (side, side, 3) and coverage (side, side), float, top row first."""
+def ray_cast(camera_to_unit: np.ndarray, side: int, flash: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Return sRGB (side, side, 3) and coverage (side, side), float, top row first.
+
+    `flash` is the share of the light that comes from the camera; at the origin it shows the colours as they are.
+    """
     pixel = (np.arange(side * SAMPLES) + 0.5) / SAMPLES - side / 2
     x, y = np.meshgrid(pixel, -pixel)
     directions = np.stack([x, y, np.full_like(x, -FOCAL_PER_SIDE * side)], axis=-1) @ camera_to_unit[:3, :3].T
@@ -49,7 +52,10 @@ def ray_cast(camera_to_unit: np.ndarray, side: int) -> tuple[np.ndarray, np.ndar
     hit = inside > 0
     distance = along - np.sqrt(np.maximum(inside, 0))
     normals = (distance[..., None] * directions - to_ball) / RADIUS
-    color = np.where(hit[..., None], color_srgb(normals), 0.0)
+    facing = np.clip(-(normals * directions).sum(axis=-1), 0, 1)
+    lamp = facing * (camera_to_unit[:3, 3] @ camera_to_unit[:3, 3]) / np.maximum(distance, 1e-6) ** 2
+    color = (color_srgb(normals) + 0.055) * (1 - flash + flash * lamp)[..., None] ** (1 / 2.4) - 0.055
+    color = np.where(hit[..., None], color, 0.0)
 
     def pooled(values: np.ndarray) -> np.ndarray:
         return values.reshape(side, SAMPLES, side, SAMPLES, -1).mean(axis=(1, 3))
@@ -59,7 +65,12 @@ def ray_cast(camera_to_unit: np.ndarray, side: int) -> tuple[np.ndarray, np.ndar
 
 
 def write_dataset(
-    folder: Path, centres: np.ndarray, side: int = 64, heldout_every: int = 6, exposure: np.ndarray | None = None
+    folder: Path,
+    centres: np.ndarray,
+    side: int = 64,
+    heldout_every: int = 6,
+    exposure: np.ndarray | None = None,
+    flash: float = 0.0,
 ) -> Dataset:
     """Write the dataset's images, masks and dataset.json; `exposure` multiplies each view's linear light."""
     (folder / "images").mkdir(parents=True)
@@ -68,7 +79,7 @@ def write_dataset(
     frames = []
     for k, centre in enumerate(centres):
         camera_to_unit = look_at(centre)
-        color, coverage = ray_cast(camera_to_unit, side)
+        color, coverage = ray_cast(camera_to_unit, side, flash)
         if exposure is not None:  # sRGB is a power of light above its toe
             color = (color + 0.055) * exposure[k] ** (1 / 2.4) - 0.055
         name = f"{k:06d}.png"
