@@ -27,7 +27,7 @@ from preprocessing.quality import assess, directions, draw_coverage
 from scan2twin.capture.models import ObjectBox
 from scan2twin.capture.reader import Capture, read_capture
 from scan2twin.config import MaskConfig
-from scan2twin.errors import InputError
+from scan2twin.errors import ConfigError, InputError
 from scan2twin.frames import ConditionedFrames, Dataset, DatasetFrame, PosedFrames
 from scan2twin.progress import Progress
 from scan2twin.stages import CAPTURE, StageInputs, StageResult
@@ -173,6 +173,21 @@ def refine(
     return after, np.minimum(final, np.maximum(trust(agreements), REPLACED_TRUST)), warnings
 
 
+def without(posed: PosedFrames, excluded: Sequence[int]) -> PosedFrames:
+    """Return `posed` without the frames that a person has excluded.
+
+    Raises:
+        ConfigError: there is no such frame.
+
+    """
+    unknown = sorted(set(excluded) - {frame.index for frame in posed.frames})
+    if unknown:
+        raise ConfigError(
+            f"mask.exclude: no frames {unknown} are left at this stage; give numbers of contact_sheet.jpg"
+        )
+    return posed.model_copy(update={"frames": [frame for frame in posed.frames if frame.index not in excluded]})
+
+
 def backend_of(config: MaskConfig) -> MaskBackend:
     """Return what finds the masks that did not come with the capture.
 
@@ -206,7 +221,7 @@ def run(inputs: StageInputs, outputs: Path, config: MaskConfig, progress: Progre
 
     """
     conditioned = ConditionedFrames.read(inputs["condition"] / "cameras.json")
-    posed = PosedFrames.read(inputs["refine_poses"] / "poses.json")
+    posed = without(PosedFrames.read(inputs["refine_poses"] / "poses.json"), config.exclude)
     masker = Masker(read_capture(inputs[CAPTURE]), inputs["condition"], config, cache(lambda: backend_of(config)))
     for folder in ("images", "masks"):
         (outputs / folder).mkdir(parents=True, exist_ok=True)

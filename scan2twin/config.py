@@ -82,6 +82,7 @@ class MaskConfig(Section):
     refuse_gap_deg: float = Field(
         300, ge=0, le=360, description="refuse a capture with a wider gap round the object without a view"
     )
+    exclude: tuple[int, ...] = Field((), description="frames to leave out, by their number on the contact sheet")
     llff: bool = Field(False, description="write the dataset in LLFF layout too, for nvdiffrec and NeRF")
 
 

@@ -206,6 +206,13 @@ def test_a_given_mask_that_contradicts_the_others_is_named_and_trusted_less(
     assert any("frame 12: its mask disagreed with the other views; it was given" in text for text in result.warnings)
 
 
+def test_excluded_frames_are_left_out_and_unknown_ones_refused(spot_with_masks: StageInputs, tmp_path: Path) -> None:
+    dataset, _ = run_stage(spot_with_masks, tmp_path / "mask", exclude=(7, 57))
+    assert [frame.index for frame in dataset.frames] == [i for i in FRAMES if i not in (7, 57)]
+    with pytest.raises(ConfigError, match=r"mask\.exclude: no frames \[3, 99\]"):
+        run_stage(spot_with_masks, tmp_path / "other", exclude=(3, 7, 99))
+
+
 def test_llff_is_written_when_asked_for(spot_with_masks: StageInputs, tmp_path: Path) -> None:
     run_stage(spot_with_masks, tmp_path / "mask", llff=True)
     assert np.load(tmp_path / "mask" / "llff" / "poses_bounds.npy").shape == (12, 17)
