@@ -33,6 +33,7 @@ class KubernetesStageOperator(KubernetesPodOperator):  # type: ignore[misc]  # a
             startup_timeout_seconds=STARTUP_TIMEOUT_S,
             startup_check_interval_seconds=1,
             on_finish_action="delete_pod",
+            container_name_log_prefix_enabled=False,
             log_events_on_failure=True,
             log_pod_spec_on_failure=False,  # it would print the environment
             xcom_sidecar_container_security_context=CONTAINER_SECURITY,
