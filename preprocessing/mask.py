@@ -37,6 +37,8 @@ Float32 = npt.NDArray[np.float32]
 
 MIN_VIEWS = 8  # fewer masked views do not enclose a shape
 FIRST_LOOK_VIEWS = 24  # spread over the capture; enough to bound the object to a few percent
+BOX_GROWTHS = (1.0, 1.4)  # of the guessed object box: the first look, and a second if the object reaches the edge
+EDGE_SHARE = 0.97  # of half the box: a body that reaches as far is taken to go on beyond
 MIN_TRUST = 0.5  # below, the refiner replaces a mask by what the other views say
 REPLACED_TRUST = 0.3  # at least, where what the other views say fits: worth less than what was seen, but something
 EMPTY_SHARE = 0.002  # of the crop's pixels: a mask with less is no object
@@ -111,28 +113,37 @@ def masked_view(view: View, mask: UInt8, given: bool) -> MaskedView:
 
 
 def fit_box(
-    posed: PosedFrames, views: Sequence[View], masker: Masker, progress: Progress
+    posed: PosedFrames, conditioned: ConditionedFrames, masker: Masker, progress: Progress
 ) -> tuple[ObjectBox, Float64] | None:
     """Look at a few views and return the box (reference frame) round what they show, and its voxels (N, 3).
 
-    None if they do not agree on any body, or fewer than `MIN_VIEWS` show one.
+    Where the capture came without a box, the one guessed from the cameras may be too small: if what the views show
+    reaches its edge, a second look is at a wider one. A box that came with the capture is kept to: it may be there
+    to cut the object from what it stands on. None if they do not agree on any body, or fewer than `MIN_VIEWS` show one.
     """
-    if len(views) < MIN_VIEWS:
-        return None
-    chosen = [views[i] for i in np.unique(np.linspace(0, len(views) - 1, FIRST_LOOK_VIEWS).round().astype(int))]
-    looks = map_frames(
-        lambda view: masked_view(view, *masker.mask(view, masker.photo(view))), chosen, progress, "finding the object"
-    )
-    seen = [look for look in looks if look.fault is None]
-    if len(seen) < MIN_VIEWS:
-        return None
-    half = np.array(posed.object.size) / 2 * REGION_SCALE
-    centre = np.array(posed.object.center)
-    body = find_body([look.view for look in seen], [look.ballot for look in seen], centre - half, centre + half)
-    if not len(body):
-        return None
-    low, high = body.min(0), body.max(0)
-    return ObjectBox(center=((low + high) / 2).tolist(), size=(high - low).tolist()), body
+    found = None
+    for growth in BOX_GROWTHS if conditioned.object is None else (1.0,):
+        box = ObjectBox(center=posed.object.center, size=[growth * extent for extent in posed.object.size])
+        views, _ = make_views(posed.model_copy(update={"object": box}), conditioned, masker.config)
+        if len(views) < MIN_VIEWS:
+            break
+        chosen = [views[i] for i in np.unique(np.linspace(0, len(views) - 1, FIRST_LOOK_VIEWS).round().astype(int))]
+        looks = map_frames(
+            lambda view: masked_view(view, *masker.mask(view, masker.photo(view))),
+            chosen, progress, "finding the object",
+        )  # fmt: skip
+        seen = [look for look in looks if look.fault is None]
+        half, centre = np.array(box.size) / 2 * REGION_SCALE, np.array(box.center)
+        if len(seen) < MIN_VIEWS:
+            break
+        body = find_body([look.view for look in seen], [look.ballot for look in seen], centre - half, centre + half)
+        if not len(body):
+            break
+        low, high = body.min(0), body.max(0)
+        found = ObjectBox(center=((low + high) / 2).tolist(), size=(high - low).tolist()), body
+        if np.all(np.abs(body - centre).max(0) < EDGE_SHARE * half):
+            break
+    return found
 
 
 def refine(
@@ -228,7 +239,7 @@ def run(inputs: StageInputs, outputs: Path, config: MaskConfig, progress: Progre
 
     views, warnings = make_views(posed, conditioned, config)
     box = posed.object
-    if config.refine and (found := fit_box(posed, views, masker, progress)):
+    if config.refine and (found := fit_box(posed, conditioned, masker, progress)):
         box, body = found
         views, warnings = make_views(posed.model_copy(update={"object": box}), conditioned, config, body)
 

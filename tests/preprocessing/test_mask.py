@@ -213,6 +213,30 @@ def test_excluded_frames_are_left_out_and_unknown_ones_refused(spot_with_masks: 
         run_stage(spot_with_masks, tmp_path / "other", exclude=(3, 7, 99))
 
 
+@pytest.mark.parametrize("box_given", [False, True])
+def test_a_guessed_box_that_is_too_small_is_widened_and_a_given_one_kept_to(
+    box_given: bool, spot_with_masks: StageInputs, given: Path, tmp_path: Path
+) -> None:
+    fitting = Dataset.read(given / "dataset.json")
+    size = np.array(fitting.object_size_unit) * fitting.unit_to_reference[0][0]
+    centre = np.array(fitting.unit_to_reference)[:3, 3]
+    small = ObjectBox(center=centre.tolist(), size=(0.75 * size).tolist())
+    shutil.copytree(spot_with_masks["condition"], tmp_path / "condition")
+    conditioned = ConditionedFrames.read(tmp_path / "condition" / "cameras.json")
+    conditioned.model_copy(update={"object": small if box_given else None}).write(
+        tmp_path / "condition" / "cameras.json"
+    )
+    posed_by_truth(conditioned, small).write(tmp_path / "poses.json")
+    inputs = StageInputs({**spot_with_masks.folders, "condition": tmp_path / "condition", "refine_poses": tmp_path})
+    dataset, _ = run_stage(inputs, tmp_path / "mask")
+    found = np.array(dataset.object_size_unit) * dataset.unit_to_reference[0][0]
+    if box_given:
+        assert np.all(found < 0.9 * size)
+    else:
+        assert found == pytest.approx(size, rel=0.08)
+        assert np.array(dataset.unit_to_reference)[:3, 3] == pytest.approx(centre, abs=0.01)
+
+
 def test_llff_is_written_when_asked_for(spot_with_masks: StageInputs, tmp_path: Path) -> None:
     run_stage(spot_with_masks, tmp_path / "mask", llff=True)
     assert np.load(tmp_path / "mask" / "llff" / "poses_bounds.npy").shape == (12, 17)
