@@ -10,12 +10,14 @@ import torch
 import trimesh
 from PIL import Image
 
+from reconstruction.appearance import Headlight, retroreflection
 from reconstruction.atlas import unwrap
 from reconstruction.bake import bake, dilate, to_8bit
 from reconstruction.gltf import write_glb
 from reconstruction.model import Material, ModelInfo, TexturedModel
 from reconstruction.preview import camera_rotation
-from reconstruction.render import read_views, render_model
+from reconstruction.render import Renderer, View, read_views, render_model
+from scan2twin.capture.models import Intrinsics
 from scan2twin.errors import InputError
 from scan2twin.progress import LogProgress
 
@@ -164,3 +166,26 @@ def test_a_camera_inside_the_model_draws_its_inside(ball: Path, tmp_path: Path) 
         "frames": [{"file_path": "a", "transform_matrix": camera_to_reference(0, 0, 0.01)}],
     }  # fmt: skip
     assert (render(ball, tmp_path, **document)[..., 3] == 255).all()
+
+
+def test_a_lamp_at_the_camera_fades_with_slant_and_distance() -> None:
+    """A white matt ball under a lamp alone: cos · (exposed distance / distance)², and the gloss of roughness 1."""
+    sphere = trimesh.creation.icosphere(subdivisions=5, radius=0.5)
+    mesh = unwrap(sphere.vertices.astype(np.float32), sphere.faces.astype(np.int32), 64)
+    white = Material(np.full((64, 64, 3), 255, np.uint8), roughness=1.0)
+    camera_to_world = np.eye(4)
+    camera_to_world[2, 3] = 3.0
+    view = View("", camera_to_world, Intrinsics(fx=160, fy=160, cx=32.5, cy=32.5), 65, 65)
+    drawn = Renderer(mesh, white, Headlight(1.0, 1.0)).draw(view)[32]
+    for column in range(10, 56, 5):
+        slope = (column - 32) / 160
+        # Where the ray from (0, 0, 3) along (slope, 0, -1) meets the ball of radius 1/2.
+        a, b, c = slope**2 + 1, -3.0, 9 - 0.25
+        t = (-b - np.sqrt(b * b - a * c)) / a
+        point = np.array([slope * t, 0, 3 - t])
+        away = np.array([0, 0, 3]) - point
+        distance = np.linalg.norm(away)
+        cosine = point @ away / 0.5 / distance
+        lamp = cosine * 9 / distance**2
+        expected = lamp * (1 + 0.04 * retroreflection(torch.tensor(cosine), torch.tensor(1.0)).item())
+        assert drawn[column, 0].item() == pytest.approx(expected, rel=0.02)
