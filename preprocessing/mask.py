@@ -39,6 +39,8 @@ MIN_VIEWS = 8  # fewer masked views do not enclose a shape
 FIRST_LOOK_VIEWS = 24  # spread over the capture; enough to bound the object to a few percent
 BOX_GROWTHS = (1.0, 1.4)  # of the guessed object box: the first look, and a second if the object reaches the edge
 EDGE_SHARE = 0.97  # of half the box: a body that reaches as far is taken to go on beyond
+# What one run of a network holds: u2netp at 320² (measured), and ISNet at 1024², the largest in use (measured).
+U2NETP_BYTES, NETWORK_BYTES = 280 << 20, 1700 << 20
 MIN_TRUST = 0.5  # below, the refiner replaces a mask by what the other views say
 REPLACED_TRUST = 0.3  # at least, where what the other views say fits: worth less than what was seen, but something
 EMPTY_SHARE = 0.002  # of the crop's pixels: a mask with less is no object
@@ -54,6 +56,11 @@ class Masker:
     condition: Path  # folder of the condition stage
     config: MaskConfig
     backend: Callable[[], MaskBackend]  # loaded only when a view needs it
+
+    @property
+    def working_bytes(self) -> int:
+        """What masking one view holds at its peak."""
+        return NETWORK_BYTES if self.config.network else U2NETP_BYTES
 
     def photo(self, view: View) -> UInt8:
         """Return the view's square photo (R, R, 3)."""
@@ -130,7 +137,7 @@ def fit_box(
         chosen = [views[i] for i in np.unique(np.linspace(0, len(views) - 1, FIRST_LOOK_VIEWS).round().astype(int))]
         looks = map_frames(
             lambda view: masked_view(view, *masker.mask(view, masker.photo(view))),
-            chosen, progress, "finding the object",
+            chosen, progress, "finding the object", masker.working_bytes,
         )  # fmt: skip
         seen = [look for look in looks if look.fault is None]
         half, centre = np.array(box.size) / 2 * REGION_SCALE, np.array(box.center)
@@ -250,7 +257,7 @@ def run(inputs: StageInputs, outputs: Path, config: MaskConfig, progress: Progre
         write_png(outputs / "masks" / view.name, mask)
         return masked_view(view, mask, given)
 
-    masked = map_frames(write, views, progress, "masking frames")
+    masked = map_frames(write, views, progress, "masking frames", masker.working_bytes)
     usable = [one for one in masked if one.fault is None and one.view.frame.weight > 0]
     warnings += [f"frame {one.view.frame.index}: left out: {one.fault}" for one in masked if one.fault]
     if len(usable) < MIN_VIEWS:
