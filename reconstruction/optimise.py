@@ -42,6 +42,7 @@ LEARNING_RATE_FIELD = 0.01  # Munkberg et al. 2022, supplement
 LEARNING_RATE_LIGHT = 0.01  # share of the headlight
 LEARNING_RATE_CAMERA = 0.0001  # radians and unit-frame lengths
 BETAS = (0.9, 0.999)
+EPSILON = 1e-12  # of Adam: the loss is a mean over pixels, so gradients come near the usual 1e-8
 DECAY = 0.1  # of the learning rates over the run (Munkberg et al. 2022, supplement)
 
 GAIN_STEP = 0.3  # share of the difference in exposure that one visit of a view takes up
@@ -104,14 +105,14 @@ class Optimiser:
         groups = [
             {"params": [self.surface.sdf], "lr": LEARNING_RATE_SDF[self.config.start]},
             {"params": [self.surface.offset], "lr": LEARNING_RATE_OFFSET},
-            {"params": list(self.field.parameters()), "lr": LEARNING_RATE_FIELD, "eps": 1e-12},
+            {"params": list(self.field.parameters()), "lr": LEARNING_RATE_FIELD},
         ]
         if self.light is not None:
             groups.append({"params": [self.light.share], "lr": LEARNING_RATE_LIGHT})
         if self.config.refine_cameras:
             groups.append({"params": [self.twist], "lr": LEARNING_RATE_CAMERA})
         self._rates = [group["lr"] for group in groups]
-        self._optimizer = torch.optim.Adam(groups, betas=BETAS, fused=True)
+        self._optimizer = torch.optim.Adam(groups, betas=BETAS, eps=EPSILON, fused=True)
 
     def gains(self) -> torch.Tensor:
         """Return each training view's gain on linear RGB (B, 3); their geometric mean is 1."""
