@@ -19,6 +19,9 @@ Float32 = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
 
 
+QUORUM = 0.4  # of all views: those missing from it count against a voxel, or what hardly any photo shows would stay
+
+
 @dataclass(frozen=True)
 class Grid:
     """Cubic voxels: `origin` is the centre of voxel (0, 0, 0), `step` the side of a voxel; reference frame."""
@@ -48,7 +51,7 @@ def projection(camera_to_reference: Float64, intrinsics: Intrinsics) -> Float64:
 
 
 @njit(parallel=True, cache=True, nogil=True, fastmath=True)
-def _votes(origin, step, shape, masks, known, projections, weights, out):  # type: ignore[no-untyped-def]
+def _votes(origin, step, shape, masks, known, projections, weights, quorum, out):  # type: ignore[no-untyped-def]
     views, height, width = masks.shape
     for x in prange(shape[0]):
         for y in range(shape[1]):
@@ -68,17 +71,18 @@ def _votes(origin, step, shape, masks, known, projections, weights, out):  # typ
                     seen += weights[view]
                     if masks[view, v, u] >= 128:
                         agreed += weights[view]
-                out[x, y, z] = agreed / seen if seen > 0 else 0
+                out[x, y, z] = agreed / max(seen, quorum)
 
 
 def vote(grid: Grid, masks: UInt8, known: Bool, projections: Float64, weights: Float32) -> Float32:
-    """Return for each voxel the share, by weight, of the views that see it whose mask has object there; 0 if none does.
+    """Return for each voxel the share, by weight, of the views that see it whose mask has object there.
 
     masks (V, R, R) 255 = object; known (V, R, R) False where a view sees nothing (beyond its photo); projections
     (V, 3, 4) as of `projection`; weights (V,).
     """
     shares = np.empty(grid.shape, np.float32)
-    _votes(np.array(grid.origin), grid.step, np.array(grid.shape), masks, known, projections, weights, shares)
+    quorum = np.float32(QUORUM * weights.sum())
+    _votes(np.array(grid.origin), grid.step, np.array(grid.shape), masks, known, projections, weights, quorum, shares)
     return shares
 
 

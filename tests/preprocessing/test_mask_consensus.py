@@ -79,7 +79,7 @@ def test_votes_count_the_views_that_see_a_voxel_and_no_others() -> None:
     masks = np.stack(MASKS[:4])
     known = np.ones(masks.shape, bool)
     known[3] = False
-    weights = np.array([1, 2, 0.5, 8], np.float32)
+    weights = np.array([1, 2, 0.5, 1.5], np.float32)
     shares = vote(grid, masks, known, projections, weights)
     rng = np.random.default_rng(0)
     for x, y, z in rng.integers(0, 30, (100, 3)):
@@ -89,6 +89,12 @@ def test_votes_count_the_views_that_see_a_voxel_and_no_others() -> None:
             pixel = project(point[None], np.array(VIEWS[i].frame.camera_to_reference), K)[0][0].astype(int)
             agreed += weights[i] * (masks[i][pixel[1], pixel[0]] > 0)
         assert shares[x, y, z] == pytest.approx(agreed / 3.5, abs=1e-6)
+
+    known[:3, :, : R // 2] = False  # what only few views see needs more than their word
+    known[0] = False
+    known[1] = False
+    half = vote(grid, np.full_like(masks, 255), known, projections, weights)
+    assert set(np.round(np.unique(half), 4).tolist()) == {0.0, 0.25}  # 0.5 of the quorum, 0.4 · 5
 
 
 def test_the_hull_of_a_balls_silhouettes_is_the_ball() -> None:
