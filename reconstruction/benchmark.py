@@ -148,7 +148,7 @@ def benchmark_method(
         used += time.process_time() - clock
         with torch.no_grad():
             mesh = optimiser.surface.mesh()
-            model = FinishedModel(mesh.vertices, mesh.faces, optimiser.field, rasterizer)
+            model = FinishedModel(mesh.vertices, mesh.faces, optimiser.field, rasterizer, optimiser.light)
             figures = [
                 measure_view(model.render(c @ v, config.resolution), image.float() / 255)
                 for c, v, image in zip(heldout.clip_from_camera, heldout.camera_from_unit, heldout.images, strict=True)
