@@ -31,6 +31,7 @@ from scan2twin.progress import Progress
 from scan2twin.stages import StageInputs, StageResult
 
 PREVIEW_SIDE = 1024  # pixels
+GLOSS_SHARE = 0.2  # of the headlight; with less of it little tells gloss from colour, and the material is matt
 
 
 def run(inputs: StageInputs, outputs: Path, config: ExportConfig, progress: Progress) -> StageResult:
@@ -65,8 +66,9 @@ def run(inputs: StageInputs, outputs: Path, config: ExportConfig, progress: Prog
     if config.refine_iterations:
         observed = observe(mesh, views, gains, config.texture_size, light, finish)
         base_color = refine(base_color, observed, config.refine_iterations, progress)
-    # Without a headlight nothing tells gloss from colour.
-    packed = None if light is None else to_8bit(torch.cat([torch.ones_like(finish[..., :1]), finish], dim=2)).numpy()
+    packed = None
+    if light is not None and float(light.share) >= GLOSS_SHARE:
+        packed = to_8bit(torch.cat([torch.ones_like(finish[..., :1]), finish], dim=2)).numpy()
     material = Material(to_8bit(base_color).numpy(), packed)
     figures = measure_heldout(mesh, material, light, inputs, dataset, progress)
 

@@ -16,7 +16,7 @@ import trimesh
 from PIL import Image
 
 from reconstruction import export, publish
-from reconstruction.appearance import save_light
+from reconstruction.appearance import Headlight, save_light
 from reconstruction.bake import to_8bit
 from reconstruction.cameras import clip_from_camera
 from reconstruction.color import linear_to_srgb
@@ -137,6 +137,25 @@ def test_the_folder_holds_the_whole_model(exported: tuple[Path, StageResult]) ->
     }  # fmt: skip
     assert result.warnings == []
     assert result.metrics["triangles"] == 1280
+
+
+@pytest.mark.parametrize(("share", "glossy"), [(0.6, True), (0.1, False)])
+def test_gloss_is_exported_where_a_lamp_showed_it(share: float, glossy: bool, tmp_path: Path) -> None:
+    inputs, outputs = write_inputs(tmp_path / "inputs"), tmp_path / "out"
+    save_light(Headlight(distance=3.0, share=share), inputs["reconstruct"] / "light.json")
+    outputs.mkdir()
+    config = CONFIG.model_copy(update={"turntable_frames": 0, "refine_iterations": 1})
+    export.run(inputs, outputs, config, LogProgress())
+    assert ModelInfo.read(outputs / "model.json").headlight_share == pytest.approx(share)
+    _, material = read_glb(outputs / "model.glb")
+    assert (outputs / "model_roughness.png").is_file() == glossy
+    if glossy:
+        assert material.metallic_roughness is not None
+        roughness, metallic = material.metallic_roughness[..., 1] / 255, material.metallic_roughness[..., 2] / 255
+        assert 0.2 <= roughness.min() <= roughness.max() <= 1
+        assert metallic.mean() < 0.1
+    else:
+        assert material.metallic_roughness is None
 
 
 def test_the_finished_model_looks_like_the_heldout_photos(exported: tuple[Path, StageResult]) -> None:
