@@ -234,9 +234,7 @@ def _inflate(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, lim
         while chunk := source.read(CHUNK_BYTES):
             size += len(chunk)
             if size > limit:
-                raise CaptureError(
-                    f"{target.name}: unpacks to more than the {limit} bytes it may have; is it a bomb?"
-                )
+                raise CaptureError(f"{target.name}: unpacks to more than the {limit} bytes it may have; is it a bomb?")
             sink.write(chunk)
 
 
