@@ -93,7 +93,7 @@ class EmbeddedS3:
         command = [
             _program(), "-logtostderr", "mini", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
             *(f"-{server}.port={port}" for server, port in self._ports.items()),
-            "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false",
+            "-s3.port.iceberg=0", "-s3.port.lance=0", "-webdav=false", "-admin.ui=false", "-master.telemetry=false",
         ]  # fmt: skip
         # Nothing else is inherited: a stray AWS_… or S3_… variable would change the server.
         environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.folder), **self.environment}

@@ -6,6 +6,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from minio import Minio
 
 from scan2twin.s3server import EmbeddedS3
 from scan2twin.store import ArtifactStore, open_store
@@ -21,11 +22,17 @@ def s3_server() -> Iterator[EmbeddedS3]:
 
 
 @pytest.fixture
-def s3_uri(s3_server: EmbeddedS3, monkeypatch: pytest.MonkeyPatch) -> str:
+def s3_uri(s3_server: EmbeddedS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URI of an S3 store of the test's own, with its credentials in the environment."""
     for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
-    return f"{s3_server.uri}/t{uuid4().hex[:8]}"
+    prefix = f"t{uuid4().hex[:8]}"
+    yield f"{s3_server.uri}/{prefix}"
+    # Every bucket holds several of the server's volumes, whose number the free disk limits: give them back.
+    client = Minio(s3_server.endpoint, s3_server.access_key, s3_server.secret_key, secure=False, region="us-east-1")
+    for bucket in client.list_buckets():
+        if bucket.name.startswith(prefix):
+            client.remove_bucket(bucket.name)  # SeaweedFS also deletes what is in it
 
 
 @pytest.fixture(params=KINDS)
