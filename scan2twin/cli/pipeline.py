@@ -94,11 +94,15 @@ def summarise(report: dict[str, Any], out: Path, seconds: float) -> None:
     """Say on the terminal what model lies in `out` and how good it is."""
     size = " × ".join(f"{length:.3f}" for length in report["size_m"])
     unit = "m" if report.get("metric", True) else "units (scale unknown)"
+    quality = "none held out, so its quality is not measured"
+    if report["heldout_psnr_foreground"] is not None:
+        quality = (
+            f"PSNR {report['heldout_psnr_foreground']:.1f} dB on the object, mask IoU {report['mask_iou_heldout']:.3f}"
+        )
     console.print(
         f"\n[bold green]model ready[/] in {seconds} s: {out / 'model.glb'}\n"
         f"  size {size} {unit}, {report['triangles']} triangles\n"
-        f"  views never trained on: PSNR {report['heldout_psnr_foreground']:.1f} dB on the object, "
-        f"mask IoU {report['mask_iou_heldout']:.3f}"
+        f"  views never trained on: {quality}"
     )
 
 

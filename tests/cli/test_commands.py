@@ -123,3 +123,17 @@ def test_the_doctor_answers_in_json(store: Path) -> None:
     assert failed == {}
     assert answer.returncode == 0
     assert {"store", "rasteriser", "mask weights", "GPU", "nvdiffrast", "kubernetes"} <= checks.keys()
+
+
+@pytest.mark.parametrize(
+    ("figures", "said"),
+    [((26.44, 0.9831), "PSNR 26.4 dB on the object, mask IoU 0.983"), ((None, None), "none held out")],
+)
+def test_the_summary_says_how_good_the_model_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], figures: tuple[float | None, float | None], said: str
+) -> None:
+    from scan2twin.cli.pipeline import summarise
+
+    report = {"size_m": [0.1, 0.2, 0.3], "metric": True, "triangles": 9}
+    summarise(report | dict(zip(("heldout_psnr_foreground", "mask_iou_heldout"), figures, strict=True)), tmp_path, 1.0)
+    assert said in " ".join(capsys.readouterr().err.split())
