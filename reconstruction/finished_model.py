@@ -1,6 +1,7 @@
 """The finished mesh and field, and how well they match views."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -27,10 +28,14 @@ class FinishedModel:
     rasterizer: Rasterizer
     light: Headlight | None = None
 
+    @cached_property
+    def _topology(self) -> Any:
+        return self.rasterizer.build_topology(self.faces)  # the faces never change, and fitting renders often
+
     def render(self, clip_from_unit: torch.Tensor, resolution: int, gain: torch.Tensor | None = None) -> torch.Tensor:
         """Render (R, R, 4) premultiplied sRGB and coverage, bottom row first; differentiable in camera and gain."""
         return render_view(
-            self.rasterizer, self.vertices, self.faces, self.rasterizer.build_topology(self.faces), self.field,
+            self.rasterizer, self.vertices, self.faces, self._topology, self.field,
             clip_from_unit, resolution, gain, self.light,
         )  # fmt: skip
 

@@ -9,7 +9,6 @@ Differentiable Rendering": clip-space input, `(u, v, z/w, triangle_id + 1)` outp
     image = rasterizer.antialias(color, rast, clip_positions, triangles)
 """
 
-from importlib.util import find_spec
 from typing import Any, Literal, Protocol, get_args
 
 import torch
@@ -86,11 +85,6 @@ class Rasterizer(Protocol):
     def build_topology(self, triangles: Tensor) -> Any:
         """Build the edge adjacency that `antialias` needs; reusable while the triangles stay the same."""
         ...
-
-
-def default_device() -> torch.device:
-    """Return the device a reconstruction runs on best: CUDA where nvdiffrast can use it, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() and find_spec("nvdiffrast") else "cpu")
 
 
 def get_rasterizer(name: RasterizerName, device: torch.device | str) -> Rasterizer:

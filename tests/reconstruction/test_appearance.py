@@ -25,15 +25,8 @@ from reconstruction.view_renderer import decode, encode, render_view
 from scan2twin.capture.models import Intrinsics
 from scan2twin.config import ReconstructConfig
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 RASTERIZER = get_rasterizer("numba", torch.device("cpu"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def cook_torrance(normal, light, view, roughness):

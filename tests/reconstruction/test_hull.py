@@ -1,21 +1,13 @@
 import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
+from views_of_a_ball import look_at
 
 from reconstruction.cameras import clip_from_camera, inverse_rigid
 from reconstruction.visual_hull import hull_signed_distance, silhouette_distance, sphere_signed_distance
 from scan2twin.capture.models import Intrinsics
 
 SIDE, FOCAL, DISTANCE, RADIUS = 128, 200.0, 2.0, 0.4
-
-
-def look_at(center):
-    back = center / np.linalg.norm(center)
-    right = np.cross([0.0, 1.0, 0.0], back)
-    right /= np.linalg.norm(right)
-    camera_to_unit = np.eye(4)
-    camera_to_unit[:3] = np.stack([right, np.cross(back, right), back, center], axis=1)
-    return camera_to_unit
 
 
 @pytest.fixture(scope="module")

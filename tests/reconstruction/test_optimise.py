@@ -13,15 +13,8 @@ from scan2twin.config import ReconstructConfig
 from scan2twin.errors import ReconstructionError
 
 BOX = np.ones(3)
+pytestmark = pytest.mark.usefixtures("one_thread")
 RASTERIZER = get_rasterizer("numba", torch.device("cpu"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
