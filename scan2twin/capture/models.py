@@ -1,6 +1,7 @@
-"""The capture bundle, version 1.0, as pydantic models (docs/capture-format.md is the text).
+"""The capture bundle, versions 1.0 and 1.1, as pydantic models (docs/capture-format.md is the text).
 
-Every limit of the format is a constant here. A key that may be null may also be left out: both mean unknown.
+Every limit of the format is a constant here. A key that may be null may also be left out: both mean unknown. Keys
+that version 1.1 added are written only where they say something, so that a bundle without them is a 1.0 bundle.
 """
 
 import math
@@ -42,6 +43,10 @@ def _distortion_length(k: list[float]) -> list[float]:
     return k
 
 
+def _absent(value: object) -> bool:
+    return value is None
+
+
 def _frame_name(name: str) -> str:
     if fault := frame_name_fault(name):
         raise ValueError(fault)
@@ -71,7 +76,7 @@ class Pose(Record):
 
 
 class TrackedAnchor(Pose):
-    """The reference anchor's pose in the tracker's world frame at one frame's time."""
+    """An anchor's pose in the tracker's world frame at the time of one frame's pose."""
 
     id: str
     tracked: bool
@@ -94,6 +99,7 @@ class ObjectBox(Record):
 
 
 Tracking = Literal["normal", "limited", "lost"]
+Version = Literal["1.0", "1.1"]
 
 
 class App(Record):
@@ -144,6 +150,9 @@ class Scale(Record):
     source: str = Field(max_length=200)
 
 
+LensModel = Literal["opencv", "opencv_fisheye", "thin_prism_fisheye", "fov"]
+
+
 class Distortion(Record):
     """Lens distortion of the raw images: OpenCV's coefficients k1 k2 p1 p2 [k3 …]."""
 
@@ -186,7 +195,7 @@ class CaptureDocument(CaptureHeader):
     """`capture.json`: written last, its presence commits the capture."""
 
     schema_: Literal["scan2twin.capture"] = Field(alias="schema")
-    version: Literal["1.0"]
+    version: Version
     conventions: Conventions
     frame_count: int = Field(ge=0, le=MAX_FRAMES)
     files: list[BundleFile]
@@ -197,12 +206,14 @@ class FrameRecord(Record):
 
     i: int = Field(ge=0, le=999_999)
     file: Annotated[str, AfterValidator(_frame_name)]
-    t: float = Field(ge=0)  # seconds since the first frame
+    t: float = Field(ge=0)  # when the image was taken, seconds since the first frame
     width: int = Field(gt=0)
     height: int = Field(gt=0)
     intrinsics: Intrinsics
     pose_world: Pose  # camera to the tracker's world frame of that moment
-    anchor: TrackedAnchor | None = None
+    anchor: TrackedAnchor | None = None  # the reference anchor
+    support: list[TrackedAnchor] | None = Field(None, exclude_if=_absent)  # 1.1: other anchors, in the same world frame
+    pose_t: float | None = Field(None, exclude_if=_absent)  # 1.1: when the poses were taken, where that is not `t`
     tracking: Tracking
     sharpness: float | None = None
     luma: float | None = None
@@ -210,6 +221,11 @@ class FrameRecord(Record):
     linear_velocity: float | None = None  # m/s
     exposure_s: float | None = None
     iso: float | None = None
+
+    @property
+    def pose_time(self) -> float:
+        """When the poses were taken, seconds since the first frame."""
+        return self.t if self.pose_t is None else self.pose_t
 
     @model_validator(mode="after")
     def _within_pixel_limit(self) -> Self:

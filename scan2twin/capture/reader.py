@@ -30,6 +30,7 @@ from scan2twin.capture.models import (
     CaptureDocument,
     FrameRecord,
     Record,
+    Version,
 )
 from scan2twin.capture.names import LITTER, list_faults, quoted
 from scan2twin.errors import CaptureError
@@ -116,6 +117,10 @@ def document_faults(document: CaptureDocument, frames: Sequence[FrameRecord]) ->
         faults.append(f"{CAPTURE_FILE}: files: {FRAMES_FILE} is not listed; add it")
     if (total := sum(file.size for file in document.files)) > MAX_UNPACKED_BYTES:
         faults.append(f"{CAPTURE_FILE}: files: {total} bytes in all, over the limit of {MAX_UNPACKED_BYTES} (4 GiB)")
+    if document.version < (needed := version_needed(frames)):
+        faults.append(
+            f"{CAPTURE_FILE}: version: is {document.version}, but `support` and `pose_t` of {FRAMES_FILE} need {needed}"
+        )
     if document.frame_count != len(frames):
         faults.append(
             f"{CAPTURE_FILE}: frame_count: is {document.frame_count}, but {FRAMES_FILE} has {len(frames)} lines"
@@ -139,6 +144,11 @@ def document_faults(document: CaptureDocument, frames: Sequence[FrameRecord]) ->
     return [*faults, *_frame_faults(document, frames, listed)]
 
 
+def version_needed(frames: Sequence[FrameRecord]) -> Version:
+    """Return the lowest version of the format that can say what `frames` say."""
+    return "1.1" if any(frame.support is not None or frame.pose_t is not None for frame in frames) else "1.0"
+
+
 def _frame_faults(document: CaptureDocument, frames: Sequence[FrameRecord], listed: set[str]) -> Iterator[str]:
     for stem in _repeated(PurePosixPath(frame.file).stem for frame in frames):
         yield f"{FRAMES_FILE}: images/{stem}.* is the image of more than one frame; give each frame its own"
@@ -151,12 +161,25 @@ def _frame_faults(document: CaptureDocument, frames: Sequence[FrameRecord], list
                 f"{where} anchor.id: is {quoted(frame.anchor.id)}, but the reference anchor is "
                 f"{document.reference_anchor!r}; each frame carries the reference anchor's pose"
             )
+        support = [anchor.id for anchor in frame.support or ()]
+        others = {anchor.id for anchor in document.anchors} - {document.reference_anchor}
+        for id_ in support:
+            if id_ not in others:
+                yield (
+                    f"{where} support: {quoted(id_)} is not one of the anchors of {CAPTURE_FILE} besides the reference"
+                )
+        yield from (f"{where} support: anchor {quoted(id_)} stands twice" for id_ in _repeated(support))
     for line, (before, frame) in enumerate(pairwise(frames), 2):
         where = f"{FRAMES_FILE}: line {line}:"
         if frame.i <= before.i:
             yield f"{where} i: {frame.i} after {before.i}; frames are numbered in recording order, each once"
         if frame.t < before.t:
             yield f"{where} t: {frame.t} s after {before.t} s; times never decrease: sort the frames"
+        if frame.pose_time < before.pose_time:
+            yield (
+                f"{where} pose_t: the pose is of {frame.pose_time} s, after one of {before.pose_time} s; "
+                "times never decrease: sort the frames"
+            )
 
 
 def unpack(zip_path: Path, folder: Path) -> None:

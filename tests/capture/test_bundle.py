@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scan2twin.capture import reader
-from scan2twin.capture.models import MAX_FRAMES, CaptureHeader
+from scan2twin.capture.models import MAX_FRAMES, Anchor, CaptureHeader, Pose, TrackedAnchor
 from scan2twin.capture.names import name_fault
 from scan2twin.capture.reader import check_bundle, read_capture, unpack
 from scan2twin.capture.schema import FOLDER, json_schemas, schema_text
@@ -25,6 +25,8 @@ from scan2twin.capture.writer import write_capture
 from scan2twin.errors import CaptureError
 
 Edit = Callable[[Any], None]
+STILL = {"p": [0.0, 0.0, 0.0], "q": [0.0, 0.0, 0.0, 1.0]}  # a pose
+AT_A9 = STILL | {"id": "a9", "tracked": True}
 
 
 def edit_document(folder: Path, edit: Edit) -> None:
@@ -98,6 +100,32 @@ def test_the_writer_refuses_what_the_reader_would(make_capture):
     assert not (folder / "capture.json").exists()
 
 
+class TestVersions:
+    def test_what_1_0_can_say_is_written_as_1_0(self, make_capture):
+        folder = make_capture()
+        assert read_capture(folder).document.version == "1.0"
+        keys = json.loads((folder / "frames.jsonl").read_text().splitlines()[0]).keys()
+        assert not keys & {"support", "pose_t"}
+
+    def test_support_anchors_and_pose_times_make_it_1_1(self, make_capture):
+        folder = make_capture()
+        capture = read_capture(folder)
+        second = Anchor(id="a1", role="support", pose_first=Pose(**STILL), pose_last=Pose(**STILL))
+        header = capture.document.model_copy(update={"anchors": [*capture.document.anchors, second]})
+        frames = [
+            frame.model_copy(
+                update={"pose_t": frame.t - 0.01, "support": [TrackedAnchor(id="a1", tracked=True, **STILL)]}
+            )
+            for frame in capture.frames
+        ]
+        assert write_capture(folder, header, frames).version == "1.1"
+        assert check_bundle(folder) == []
+        assert read_capture(folder).frames == frames
+        frame_schema = json_schemas()["frame.schema.json"]
+        for line in (folder / "frames.jsonl").read_text().splitlines():
+            jsonschema.validate(json.loads(line), frame_schema)
+
+
 class TestSchemas:
     def test_the_published_files_are_current(self):
         for name, schema in json_schemas().items():
@@ -121,7 +149,7 @@ class TestSchemas:
     ("edit", "reason"),
     [
         (set_at("schema", value="other"), r"capture\.json: schema: .*'scan2twin\.capture', got \"other\""),
-        (set_at("version", value="2.0"), r"version: Input should be '1\.0', got \"2\.0\""),
+        (set_at("version", value="2.0"), r"version: Input should be '1\.0' or '1\.1', got \"2\.0\""),
         (delete_at("conventions"), r"conventions: Field required; add it"),
         (set_at("conventions", "camera_axes", value="opencv"), r"conventions\.camera_axes: .*got \"opencv\""),
         (set_at("conventions", "quaternion", value="wxyz"), r"conventions\.quaternion: "),
@@ -171,6 +199,12 @@ def test_faults_of_the_document(make_capture, edit, reason):
         (set_at(3, "file", value="masks/000003.png"), r"line 4: file: not an image"),
         (set_at(3, "intrinsics", "fx", value=0), r"line 4: intrinsics\.fx: Input should be greater than 0"),
         (set_at(3, "tracking", value="bad"), r"line 4: tracking: "),
+        (set_at(3, "pose_t", value=1.4), r"version: is 1\.0, but `support` and `pose_t` of frames\.jsonl need 1\.1"),
+        (set_at(3, "pose_t", value=0.9), r"line 4: pose_t: the pose is of 0\.9 s, after one of 1\.0 s"),
+        (set_at(3, "pose_t", value=float("nan")), r"line 4: pose_t: .*finite"),
+        (set_at(3, "support", value=[AT_A9]), r"support: 'a9' is not one of the anchors"),
+        (set_at(3, "support", value=[AT_A9 | {"id": "a0"}]), r"support: 'a0' is not one of .* besides"),
+        (set_at(3, "support", value=[AT_A9] * 2), r"support: anchor 'a9' stands twice"),
         (lambda lines: lines.pop(), r"images/000009\.jpg: belongs to no frame"),
         (lambda lines: lines.extend([lines[0]] * MAX_FRAMES), r"2010 lines, over the limit of 2000 frames"),
     ],
