@@ -1,5 +1,6 @@
 """Square crops round the projected object box, and the intrinsics that follow them exactly."""
 
+import math
 from dataclasses import dataclass
 from itertools import product
 
@@ -9,6 +10,7 @@ import numpy.typing as npt
 
 from preprocessing.images import UInt8, shrink
 from scan2twin.capture.models import Intrinsics, ObjectBox
+from scan2twin.frames import PixelRectangle
 
 Float64 = npt.NDArray[np.float64]
 
@@ -70,6 +72,22 @@ def crop_intrinsics(intrinsics: Intrinsics, crop: Crop, resolution: int) -> Intr
         fx=intrinsics.fx * scale, fy=intrinsics.fy * scale,
         cx=(intrinsics.cx - crop.left) * scale, cy=(intrinsics.cy - crop.top) * scale,
     )  # fmt: skip
+
+
+def photo_rectangle(crop: Crop, width: int, height: int, resolution: int) -> PixelRectangle:
+    """Return what a photo of `width` × `height` pixels covers of the crop resized to `resolution`² pixels."""
+    left, right = max(-crop.left, 0), min(width - crop.left, crop.side)
+    top, bottom = max(-crop.top, 0), min(height - crop.top, crop.side)
+    edges = [edge * resolution / crop.side for edge in (left, top, right, bottom)]
+    return PixelRectangle(left=edges[0], top=edges[1], right=edges[2], bottom=edges[3])
+
+
+def whole_pixels(rectangle: PixelRectangle) -> tuple[slice, slice]:
+    """Return the rows and the columns of the pixels that lie wholly inside `rectangle`."""
+    rounding = 1e-6
+    first_row, first_column = (math.ceil(edge - rounding) for edge in (rectangle.top, rectangle.left))
+    last_row, last_column = (math.floor(edge + rounding) for edge in (rectangle.bottom, rectangle.right))
+    return slice(first_row, last_row), slice(first_column, last_column)
 
 
 def crop_image(image: UInt8, crop: Crop, resolution: int) -> UInt8:

@@ -18,7 +18,7 @@ from preprocessing.crop import crop_image, crop_intrinsics
 from preprocessing.dataset_formats import write_llff, write_transforms
 from preprocessing.images import UInt8, read_image, write_png
 from preprocessing.masks.backends import MaskBackend, grabcut, network, u2netp
-from preprocessing.masks.components import cut_share, largest_component, photo_area
+from preprocessing.masks.components import cut_share, largest_component
 from preprocessing.masks.consensus import agreement, ballot, consensus, find_body, refine_mask, trust
 from preprocessing.masks.contact_sheet import SheetEntry, write_contact_sheet
 from preprocessing.masks.views import REGION_SCALE, View, camera_to_unit, given_mask, make_views
@@ -111,11 +111,10 @@ class MaskedView:
 def masked_view(view: View, mask: UInt8, given: bool) -> MaskedView:
     """Describe the mask (R, R) of `view`."""
     solid = mask >= 128
-    photo_here = photo_area(view.crop, view.frame.width, view.frame.height, len(mask))
-    region = view.region & photo_here
     return MaskedView(
         view=view, given=given, ballot=ballot(mask), area=float(solid.mean()),
-        region_filled=float(solid[region].mean()) if region.any() else 0.0, cut=cut_share(mask, photo_here),
+        region_filled=float(solid[view.region].mean()) if view.region.any() else 0.0,
+        cut=cut_share(mask, view.seen(len(mask))),
     )  # fmt: skip
 
 
@@ -327,6 +326,7 @@ def dataset(
                 camera_to_unit=camera_to_unit(np.array(one.view.frame.camera_to_reference), unit_to_reference).tolist(),
                 split="heldout" if heldout.get(one.view.name) else "train",
                 weight=one.view.frame.weight * trusts.get(one.view.name, 0.0),
+                photo=one.view.photo(config.resolution),
             )
             for one in masked
         ],

@@ -12,7 +12,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from scan2twin.capture.models import Intrinsics, ObjectBox, Pose, TrackedAnchor
+from scan2twin.capture.models import Intrinsics, LensModel, ObjectBox, Pose, TrackedAnchor
 
 Matrix4 = list[list[float]]  # 4×4, row major
 
@@ -74,7 +74,8 @@ class SourceCamera(Document):
     width: int
     height: int
     intrinsics: Intrinsics
-    distortion: list[float]  # OpenCV order, empty if none
+    distortion: list[float]  # empty if none
+    distortion_model: LensModel = "opencv"  # preprocessing.lens has the formulas
     mirrored: bool = False  # the stored raster is mirrored left to right; undone before the turn
     rotation_quarters: int = 0  # quarter turns counter-clockwise that made the image upright
 
@@ -111,6 +112,15 @@ class PosedFrames(Document):
     frames: list[PosedFrame]
 
 
+class PixelRectangle(Document):
+    """Edges of a rectangle in pixels of an image; (0, 0) is the first pixel's top-left corner, as for intrinsics."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
 class DatasetFrame(Document):
     """A square view: image, mask and camera in the unit frame."""
 
@@ -121,6 +131,9 @@ class DatasetFrame(Document):
     camera_to_unit: Matrix4  # rigid: rotation, and position in unit-frame lengths
     split: Literal["train", "heldout"]
     weight: float = Field(1.0, ge=0, le=1)  # trust in this view; 0 leaves it out
+    # What of the square the photo really covers; beyond it the image repeats the photo's border, the mask is 0, and
+    # both say nothing of the object. None: the photo covers all of it.
+    photo: PixelRectangle | None = None
 
 
 class Dataset(Document):

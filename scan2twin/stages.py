@@ -30,8 +30,8 @@ class StageInputs:
 
     `folders` maps each input (a stage's name or `CAPTURE`) to the folder with its files, read-only by
     agreement. `manifests` maps the name of every stage that ran before to its manifest as plain JSON.
-    `checkpoints` is a folder that outlives a killed run of this stage with these inputs and this configuration, where
-    the runner has one: what an earlier try left there is found again.
+    `checkpoints` is there for a stage that keeps them: what a killed run of this stage with these inputs and this
+    configuration left in that folder is found again. A file there is replaced by renaming `*.part` or `*.partial`.
     """
 
     folders: Mapping[str, Path]
@@ -64,6 +64,7 @@ class Stage:
     summary: str
     version: int = 1  # part of the fingerprint: raise it when the same input should give another output
     resources: Resources = Resources()
+    keeps_checkpoints: bool = False  # runs so long that a killed run should go on where it was
     publishes: bool = False  # its output goes to models/<capture_id>/ and `latest` flips to it
 
     def load(self) -> Callable[[StageInputs, Path, Any, Progress], StageResult]:
@@ -91,12 +92,12 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "mask", "preprocessing.mask", (CAPTURE, "condition", "refine_poses"),
-        "square crops round the object, alpha masks: the dataset",
+        "square crops round the object, alpha masks: the dataset", version=2,
     ),
     Stage(
         "reconstruct", "reconstruction.reconstruct", ("mask",),
         "differentiable rendering: geometry, appearance, light",
-        resources=Resources(memory="6Gi", gpu=1, timeout_s=4 * 3600),
+        resources=Resources(memory="6Gi", gpu=1, timeout_s=4 * 3600), keeps_checkpoints=True,
     ),
     Stage(
         "export", "reconstruction.export", ("mask", "reconstruct"),

@@ -4,7 +4,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from preprocessing.crop import Crop
 from preprocessing.images import UInt8
 
 Bool = npt.NDArray[np.bool_]
@@ -25,17 +24,8 @@ def largest_component(probability: UInt8, region: Bool) -> UInt8:
     return kept
 
 
-def photo_area(crop: Crop, width: int, height: int, resolution: int) -> Bool:
-    """Return which pixels of the crop resized to `resolution`² lie wholly inside the photo (`width` × `height`)."""
-    edges = np.arange(resolution + 1) * crop.side / resolution
-    x, y = edges + crop.left, edges + crop.top
-    columns = (x[:-1] >= 0) & (x[1:] <= width)
-    rows = (y[:-1] >= 0) & (y[1:] <= height)
-    return np.logical_and.outer(rows, columns)
-
-
 def cut_share(mask: UInt8, photo: Bool) -> float:
-    """Return the share of the outline of `mask` (R, R) that lies on the edge of the photo, `photo_area` (R, R)."""
+    """Return the share of the outline of `mask` (R, R) that lies on the edge of `photo` (R, R), where it was seen."""
     cross = np.ones((3, 3), np.uint8)
     solid = (mask >= 128).astype(np.uint8)
     outline = solid > cv2.erode(solid, cross, borderType=cv2.BORDER_CONSTANT, borderValue=0)

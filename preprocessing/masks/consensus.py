@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from preprocessing.crop import crop_intrinsics
+from preprocessing.crop import crop_intrinsics, whole_pixels
 from preprocessing.images import UInt8
-from preprocessing.masks.components import largest_component, photo_area
+from preprocessing.masks.components import largest_component
 from preprocessing.masks.hull import Grid, draw, grid_over, largest_body, projection, shell, vote
 from preprocessing.masks.views import View
 
@@ -59,9 +59,13 @@ def view_projection(view: View, resolution: int) -> tuple[Float64, float]:
 
 
 def silhouette(centres: Float64, step: float, view: View, resolution: int) -> UInt8:
-    """Return what voxels of side `step` at `centres` (N, 3) cover of the view's crop, `resolution`² pixels."""
+    """Return what voxels of side `step` at `centres` (N, 3) cover of the view's crop, `resolution`² pixels.
+
+    Beyond the photo it is 0, as masks are.
+    """
     matrix, focal = view_projection(view, resolution)
-    return draw(centres, step, matrix, focal, resolution)
+    drawn: UInt8 = np.where(view.seen(resolution), draw(centres, step, matrix, focal, resolution), 0).astype(np.uint8)
+    return drawn
 
 
 def ballot(mask: UInt8) -> UInt8:
@@ -71,7 +75,7 @@ def ballot(mask: UInt8) -> UInt8:
 
 
 def _shares(views: Sequence[View], ballots: Sequence[UInt8], weights: Float32, grid: Grid) -> Float32:
-    known = [photo_area(view.crop, view.frame.width, view.frame.height, VOTE_RESOLUTION) for view in views]
+    known = [view.seen(VOTE_RESOLUTION) for view in views]
     projections = np.stack([view_projection(view, VOTE_RESOLUTION)[0] for view in views])
     return vote(grid, np.stack(ballots), np.stack(known), projections, weights)
 
@@ -138,16 +142,19 @@ def refine_mask(rgb: UInt8, mask: UInt8, view: View, hull: Hull, trusted: bool) 
     """Return the mask (R, R) of the crop `rgb` (R, R, 3) brought into agreement with `hull`.
 
     A trusted mask is clamped to the outer silhouette, and where the eroded inner silhouette holds more, GrabCut
-    decides. A mask that is not trusted gives way to the inner silhouette, whose eroded core then stands.
+    decides. A mask that is not trusted gives way to the inner silhouette, whose eroded core then stands. Beyond the
+    photo the mask is 0, and the border's pixels that go on there teach GrabCut no colours.
     """
     resolution = len(mask)
     scale = resolution / 512
     band, slack = max(1, round(OUTLINE_BAND * scale)), max(1, round(HULL_SLACK * scale))
-    inner = silhouette(hull.inner, hull.step, view, resolution)
+    photo = whole_pixels(view.photo(resolution))
+    seen_mask = mask[photo]
+    inner = silhouette(hull.inner, hull.step, view, resolution)[photo]
     core = cv2.erode(inner, _ellipse(slack)) > 0
     if trusted:
-        reach = cv2.dilate(silhouette(hull.outer, hull.step, view, resolution), _ellipse(slack)) > 0
-        start = ((mask >= 128) & reach) | core
+        outer = silhouette(hull.outer, hull.step, view, resolution)[photo]
+        start = ((seen_mask >= 128) & (cv2.dilate(outer, _ellipse(slack)) > 0)) | core
     else:
         start = inner >= 128
         band *= 2
@@ -156,14 +163,16 @@ def refine_mask(rgb: UInt8, mask: UInt8, view: View, hull: Hull, trusted: bool) 
     labels[cv2.erode(solid, _ellipse(band)) > 0] = cv2.GC_FGD
     labels[cv2.dilate(solid, _ellipse(band)) == 0] = cv2.GC_BGD
     if trusted:
-        labels[core & (mask < 128)] = cv2.GC_PR_FGD
+        labels[core & (seen_mask < 128)] = cv2.GC_PR_FGD
     else:
         labels[core] = cv2.GC_FGD
     if np.any(labels == cv2.GC_FGD) and np.any(labels == cv2.GC_BGD):
         models = np.zeros((1, 65)), np.zeros((1, 65))
-        bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+        bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)[photo]
         cv2.setRNGSeed(0)  # GrabCut's k-means draws at random; the same photo shall give the same mask
         cv2.grabCut(bgr, labels, None, *models, GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_MASK)
     hard = np.where((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD), 255, 0).astype(np.uint8)
     soft: UInt8 = cv2.GaussianBlur(hard, (0, 0), 0.7)  # an edge falls anywhere in its pixel
-    return largest_component(soft, np.ones(mask.shape, bool))
+    refined = np.zeros_like(mask)
+    refined[photo] = largest_component(soft, np.ones(soft.shape, bool))
+    return refined

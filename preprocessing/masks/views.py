@@ -1,16 +1,16 @@
 """Square views of the object: which part of each posed photo is cut out, and the masks that came with it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from preprocessing.condition import TargetCamera, warp_image
-from preprocessing.crop import Crop, box_corners, box_region, project, square_crop
+from preprocessing.crop import Crop, box_corners, box_region, photo_rectangle, project, square_crop, whole_pixels
 from preprocessing.images import UInt8, read_alpha, read_mask
 from scan2twin.capture.reader import Capture
 from scan2twin.config import MaskConfig
-from scan2twin.frames import ConditionedFrame, ConditionedFrames, PosedFrame, PosedFrames
+from scan2twin.frames import ConditionedFrame, ConditionedFrames, PixelRectangle, PosedFrame, PosedFrames
 
 Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
@@ -25,12 +25,22 @@ class View:
     frame: PosedFrame
     conditioned: ConditionedFrame
     crop: Crop
-    region: Bool  # (R, R): where the object box projects to
+    region: Bool  # (R, R): where the object box projects to, as far as the photo goes
 
     @property
     def name(self) -> str:
         """The view's file name in `images/` and `masks/`."""
         return f"{self.frame.index:06d}.png"
+
+    def photo(self, resolution: int) -> PixelRectangle:
+        """Return what the photo covers of the crop at `resolution`² pixels."""
+        return photo_rectangle(self.crop, self.frame.width, self.frame.height, resolution)
+
+    def seen(self, resolution: int) -> Bool:
+        """Return which of the crop's `resolution`² pixels the photo covers; of the others the view knows nothing."""
+        seen = np.zeros((resolution, resolution), bool)
+        seen[whole_pixels(self.photo(resolution))] = True
+        return seen
 
 
 def make_views(
@@ -54,7 +64,8 @@ def make_views(
             continue
         scale = config.resolution / crop.side
         region = box_region((corners - [crop.left, crop.top]) * scale, config.resolution)
-        views.append(View(frame, by_index[frame.index], crop, region))
+        view = View(frame, by_index[frame.index], crop, region)
+        views.append(replace(view, region=region & view.seen(config.resolution)))
     return views, warnings
 
 

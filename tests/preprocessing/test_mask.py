@@ -10,16 +10,24 @@ import numpy as np
 import pytest
 
 from preprocessing import condition, mask
-from preprocessing.crop import Crop
+from preprocessing.crop import Crop, photo_rectangle, whole_pixels
 from preprocessing.images import UInt8
 from preprocessing.masks.backends import NORMALISATIONS, grabcut, network, u2netp
-from preprocessing.masks.components import cut_share, largest_component, photo_area
+from preprocessing.masks.components import cut_share, largest_component
 from scan2twin.capture.models import CaptureHeader, ObjectBox
 from scan2twin.capture.reader import read_capture
 from scan2twin.capture.writer import write_capture
 from scan2twin.config import ConditionConfig, MaskConfig
 from scan2twin.errors import ConfigError, InputError
-from scan2twin.frames import ConditionedFrames, Dataset, DatasetFrame, PosedFrame, PosedFrames, Validation
+from scan2twin.frames import (
+    ConditionedFrames,
+    Dataset,
+    DatasetFrame,
+    PixelRectangle,
+    PosedFrame,
+    PosedFrames,
+    Validation,
+)
 from scan2twin.progress import LogProgress
 from scan2twin.stages import CAPTURE, StageInputs
 
@@ -108,6 +116,19 @@ def test_dataset_lists_square_views_with_both_splits(given: Path) -> None:
     for frame in dataset.frames:
         assert read(given / frame.image).shape == (192, 192, 3)
         assert read(given / frame.mask).shape == (192, 192)
+
+
+def test_the_dataset_says_where_a_photo_ends(given: Path) -> None:
+    """Some crops are wider than the photo: beyond it the border is repeated and there is no object."""
+    frames = [frame for frame in Dataset.read(given / "dataset.json").frames if frame.photo.left > 0]
+    assert frames
+    for frame in frames:
+        assert (frame.photo.top, frame.photo.bottom) == (0, 192)
+        beyond = slice(0, int(frame.photo.left))
+        assert not read(given / frame.mask)[:, beyond].any()
+        image = read(given / frame.image)
+        assert np.all(image[:, beyond] == image[:, [0]])
+        assert np.any(image[:, beyond.stop + 1] != image[:, 0])
 
 
 def test_the_meshs_silhouette_lies_on_the_masks(given: Path) -> None:
@@ -298,7 +319,9 @@ def test_an_object_cut_by_the_photos_edge_is_noticed() -> None:
     square[30:70, 30:70] = 255
     side = 40 / 156  # one side of the outline
     for crop, share in ((Crop(0, 0, 100), 0), (Crop(230, 0, 100), side), (Crop(-30, 130, 100), 2 * side)):
-        cut = cut_share(square, photo_area(crop, 300, 200, 100))
+        photo = np.zeros((100, 100), bool)
+        photo[whole_pixels(photo_rectangle(crop, 300, 200, 100))] = True
+        cut = cut_share(square, photo)
         assert cut == pytest.approx(share, abs=0.03)
     assert cut_share(np.zeros((9, 9), np.uint8), np.ones((9, 9), bool)) == 0
 

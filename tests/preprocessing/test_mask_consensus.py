@@ -1,5 +1,7 @@
 """The visual hull of a ball, analytically known, and masks brought into agreement by it."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -134,6 +136,28 @@ def test_a_trusted_mask_loses_its_excess_and_regains_its_core() -> None:
     refined = refine_mask(photo, mask, VIEWS[0], hull, trusted=True)
     assert iou(mask, MASKS[0]) < 0.94
     assert iou(refined, MASKS[0]) > 0.97
+
+
+def test_beyond_the_photo_a_view_says_nothing() -> None:
+    """One photo begins in the middle of the ball: the empty half of its mask is no disagreement and stays empty."""
+    first = R // 2 - 10  # the crop's first column that the photo covers
+    frame = VIEWS[0].frame.model_copy(
+        update={"width": R - first, "intrinsics": K.model_copy(update={"cx": K.cx - first})}
+    )
+    cut = replace(VIEWS[0], frame=frame, crop=Crop(-first, 0, R))
+    photo = np.full((R, R, 3), 60, np.uint8)
+    photo[MASKS[0] > 0] = [200, 120, 80]
+    photo[:, :first] = photo[:, [first]]  # as crop_image goes on
+    seen_mask = MASKS[0].copy()
+    seen_mask[:, :first] = 0
+    hull, agreements = consensus([cut, *VIEWS[1:]], [seen_mask, *MASKS[1:]], LOW, HIGH)
+    assert agreements.min() > 0.92
+    whole, _ = consensus(VIEWS, MASKS, LOW, HIGH)
+    assert abs(len(hull.inner) - len(whole.inner)) < 0.02 * len(whole.inner)
+    for trusted in (True, False):
+        refined = refine_mask(photo, seen_mask, cut, hull, trusted)
+        assert not refined[:, :first].any()
+        assert iou(refined[:, first:], MASKS[0][:, first:]) > 0.97
 
 
 def test_masks_without_a_common_body_give_an_empty_hull() -> None:

@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from preprocessing.condition import camera_matrix, new_camera, raw_to_target
-from preprocessing.crop import Crop, box_corners, box_region, crop_image, crop_intrinsics, project, square_crop
+from preprocessing.crop import (
+    Crop,
+    box_corners,
+    box_region,
+    crop_image,
+    crop_intrinsics,
+    photo_rectangle,
+    project,
+    square_crop,
+    whole_pixels,
+)
 from preprocessing.masks.views import camera_to_unit
 from scan2twin.capture.models import Intrinsics, ObjectBox
 from scan2twin.frames import SourceCamera
@@ -105,6 +115,36 @@ def test_beyond_the_photo_is_no_object_and_the_photos_border_goes_on() -> None:
     assert np.all(square_mask[:10] == 0)
     assert np.all(square_mask[10:50, :30] == 255)
     assert np.all(square_mask[:, 30:] == 0)
+
+
+@pytest.mark.parametrize(
+    ("crop", "edges"),
+    [
+        (Crop(30, -10, 60), (0, 10, 30, 50)),
+        (Crop(-7, -9, 90), (7, 9, 67, 49)),
+        (Crop(5, 5, 30), (0, 0, 30, 30)),
+    ],
+)
+@pytest.mark.parametrize("resolution", [60, 90, 33])
+def test_the_photos_rectangle_is_where_its_pixels_are(
+    crop: Crop, edges: tuple[int, int, int, int], resolution: int
+) -> None:
+    """Against the crop of an image that is 255 wherever there is a photo."""
+    rectangle = photo_rectangle(crop, 60, 40, resolution)
+    scaled = [edge * resolution / crop.side for edge in edges]
+    assert [rectangle.left, rectangle.top, rectangle.right, rectangle.bottom] == pytest.approx(scaled)
+    everywhere = np.full((40, 60), 255, np.uint8)
+    square = cv2.copyMakeBorder(everywhere, 90, 90, 90, 90, cv2.BORDER_CONSTANT, value=0)
+    square = square[90 + crop.top :, 90 + crop.left :][: crop.side, : crop.side]
+    interpolation = cv2.INTER_AREA if resolution < crop.side else cv2.INTER_NEAREST
+    covered = cv2.resize(square, (resolution, resolution), interpolation=interpolation) == 255
+    rows, columns = whole_pixels(rectangle)
+    inside = np.zeros((resolution, resolution), bool)
+    inside[rows, columns] = True
+    assert not np.any(inside & ~covered)
+    assert abs(np.count_nonzero(covered) - np.count_nonzero(inside)) <= 2 * resolution
+    if resolution == crop.side:
+        assert np.array_equal(inside, covered)
 
 
 @pytest.mark.parametrize("resolution", [90, 30])
