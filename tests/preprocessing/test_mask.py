@@ -23,7 +23,6 @@ from scan2twin.frames import (
     ConditionedFrames,
     Dataset,
     DatasetFrame,
-    PixelRectangle,
     PosedFrame,
     PosedFrames,
     Validation,
