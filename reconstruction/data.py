@@ -1,6 +1,7 @@
 """The dataset as tensors: square views, premultiplied, with their cameras."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -23,7 +24,8 @@ class Views:
 
     index (B,): the capture's frame numbers. images (B, R, R, 4) uint8: sRGB times mask, and the mask (255 =
     object). clip_from_camera (B, 4, 4) and camera_from_unit (B, 4, 4) float32: OpenGL camera axes, unit frame,
-    column vectors. weight (B,) float32: trust in each view.
+    column vectors. weight (B,) float32: trust in each view. photo (B, 4) float64: left, bottom, right and top edge of
+    what the photo covers of each image, as shares of its side; None where it covers all.
     """
 
     index: tuple[int, ...]
@@ -31,6 +33,7 @@ class Views:
     clip_from_camera: torch.Tensor
     camera_from_unit: torch.Tensor
     weight: torch.Tensor
+    photo: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         """Return the number of views."""
@@ -44,7 +47,27 @@ class Views:
     def resized(self, resolution: int) -> "Views":
         """Return the same views with images of side `resolution`, area-averaged."""
         images = torch.from_numpy(np.stack([_resize(image, resolution) for image in self.images.numpy()]))
-        return Views(self.index, images, self.clip_from_camera, self.camera_from_unit, self.weight)
+        return replace(self, images=images)
+
+    def window(self, number: int) -> tuple[slice, slice]:
+        """Return the rows and columns of image `number` that lie wholly within the photo; beyond, it says nothing."""
+        if self.photo is None:
+            return slice(None), slice(None)
+        left, bottom, right, top = self.photo[number] * self.resolution
+        return slice(_first(bottom), _first(top, from_above=True)), slice(_first(left), _first(right, from_above=True))
+
+    @cached_property
+    def pixel_weight(self) -> torch.Tensor:
+        """How much each pixel says of the object, (B, R, R) uint8, 255 = in full.
+
+        None beyond the photo; little where the mask is fractional and does not run from 0 to 1 within a pixel's
+        neighbourhood, since a wide soft border is doubt about where the outline lies and not partial coverage.
+        """
+        weight = np.zeros(self.images.shape[:3], np.uint8)
+        for k, image in enumerate(self.images.numpy()):
+            window = self.window(k)
+            weight[k][window] = np.rint(255 * mask_certainty(image[..., 3]))[window]
+        return torch.from_numpy(weight)
 
     def pixel_from_unit(self) -> NDArray[np.float64]:
         """Return (B, 3, 4) projections to pixels, origin top-left, v down, with positive depth in front."""
@@ -61,6 +84,23 @@ class Views:
     def centers(self) -> NDArray[np.float64]:
         """Return the camera centres (B, 3), unit frame."""
         return inverse_rigid(self.camera_from_unit.double().numpy())[:, :3, 3]
+
+
+def _first(edge: float, from_above: bool = False) -> int:
+    """Return the first pixel edge at or after `edge`, or at or before it; a thousandth of a pixel is rounding."""
+    return int(np.floor(edge + 1e-3) if from_above else np.ceil(edge - 1e-3))
+
+
+def mask_certainty(mask: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return how far a mask (H, W) can be believed at each pixel: 0 to 1, float32.
+
+    1 - 4 m (1 - m) (1 - s), with m the mask and s its range over the 3×3 pixels around: a sharp outline, however it
+    falls between the pixels, has s = 1.
+    """
+    around = np.ones((3, 3), np.uint8)
+    spread = cv2.dilate(mask, around).astype(np.float32) - cv2.erode(mask, around)
+    share = mask.astype(np.float32) / 255
+    return np.asarray(1 - 4 * share * (1 - share) * (1 - spread / 255), np.float32)
 
 
 def _resize(image: NDArray[np.uint8], resolution: int) -> NDArray[np.uint8]:
@@ -117,8 +157,19 @@ def load_views(folder: Path, dataset: Dataset, split: str, resolution: int) -> t
         torch.from_numpy(np.array(projections, np.float32).reshape(-1, 4, 4)),
         torch.from_numpy(inverse_rigid(cameras).astype(np.float32)),
         torch.tensor([frame.weight for frame in frames], dtype=torch.float32),
+        np.array([_photo_edges(frame, dataset.resolution) for frame in frames]).reshape(-1, 4),
     )
     return views, unusable
+
+
+def _photo_edges(frame: DatasetFrame, side: int) -> tuple[float, float, float, float]:
+    """Return the edges of the photo in a view as `Views.photo` has them."""
+    if frame.photo is None:
+        return 0.0, 0.0, 1.0, 1.0
+    photo = frame.photo
+    edges = (photo.left / side, 1 - photo.bottom / side, photo.right / side, 1 - photo.top / side)
+    left, bottom, right, top = (min(max(edge, 0.0), 1.0) for edge in edges)
+    return left, bottom, right, top
 
 
 def _load_image(folder: Path, frame: DatasetFrame, side: int) -> NDArray[np.uint8]:

@@ -36,9 +36,14 @@ class VisualHull:
 
         """
         self._views = views
-        self._distances = np.stack(
-            [silhouette_distance(np.ascontiguousarray(image[::-1, :, 3])) for image in views.images.numpy()]
-        )
+        side, distances, edges = views.resolution, [], []
+        for k, image in enumerate(views.images.cpu().numpy()):
+            window = rows, columns = views.window(k)
+            # Images are stored bottom row first; the projections count pixels from the top.
+            distances.append(silhouette_distance(np.ascontiguousarray(image[..., 3]), window)[::-1])
+            (bottom, top, _), (left, right, _) = rows.indices(side), columns.indices(side)
+            edges.append((left, side - top, right, side - bottom))
+        self._distances, self._windows = np.stack(distances), np.array(edges, np.float64)
         self._pixel_from_unit, self._focal = views.pixel_from_unit(), views.focal()
         reach = object_size / 2 + BOX_MARGIN * object_size.max()
         lattice = Lattice(-reach, reach, float(2 * reach.max() / PROBE_CELLS))
@@ -63,7 +68,9 @@ class VisualHull:
         return self._signed_distance(points, self.tolerance)
 
     def _signed_distance(self, points: Float32Array, tolerance: float) -> Float32Array:
-        return hull_signed_distance(points, self._distances, self._pixel_from_unit, self._focal, tolerance)
+        return hull_signed_distance(
+            points, self._distances, self._pixel_from_unit, self._focal, tolerance, self._windows
+        )
 
     def _mask_agreement(self, surface: Surface, rasterizer: Rasterizer) -> float:
         """Return the median over the views of the overlap (IoU) of the surface's outline with the mask."""
@@ -73,8 +80,9 @@ class VisualHull:
         overlaps = []
         for k in range(len(self._views)):
             rast = rasterizer.rasterize(clip[k : k + 1], mesh.faces, (self._views.resolution,) * 2)
-            drawn, mask = rast[0, ..., 3] > 0, self._views.images[k, ..., 3] >= 128
-            overlaps.append(float((drawn & mask).sum() / (drawn | mask).sum()))
+            window = self._views.window(k)
+            drawn, mask = (rast[0, ..., 3] > 0)[window], (self._views.images[k, ..., 3] >= 128)[window]
+            overlaps.append(float((drawn & mask).sum() / (drawn | mask).sum().clamp(min=1)))
         return float(np.median(overlaps))
 
 

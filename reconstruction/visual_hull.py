@@ -12,18 +12,27 @@ from numpy.typing import NDArray
 
 from reconstruction.tetgrid import Float32Array
 
+EVERYWHERE = (slice(None), slice(None))
 
-def silhouette_distance(mask: NDArray[np.uint8]) -> Float32Array:
-    """Return the signed distance (H, W) float32, pixels, to a mask's outline at 127.5; negative inside."""
-    inside = (mask >= 128).astype(np.uint8)
+
+def silhouette_distance(mask: NDArray[np.uint8], window: tuple[slice, slice] = EVERYWHERE) -> Float32Array:
+    """Return the signed distance (H, W) float32, pixels, to a mask's outline at 127.5; negative inside.
+
+    Only the pixels in `window`, rows and columns, are known: where the object is cut by its edge there is no outline.
+    """
+    inside, outside = np.zeros_like(mask), np.zeros_like(mask)
+    inside[window] = mask[window] >= 128
+    outside[window] = mask[window] < 128
     # distanceTransform measures to the nearest pixel centre across the outline, which lies half a pixel nearer.
-    to_outside = cv2.distanceTransform(np.pad(inside, 1), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    to_inside = cv2.distanceTransform(1 - inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    to_outside, to_inside = (
+        np.minimum(cv2.distanceTransform(1 - there, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), sum(mask.shape))
+        for there in (outside, inside)
+    )
     return np.asarray(np.where(inside > 0, 0.5 - to_outside, to_inside - 0.5), np.float32)
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def _hull(points, distances, pixel_from_unit, focal, rank_from_top, unseen):  # type: ignore[no-untyped-def]
+def _hull(points, distances, windows, pixel_from_unit, focal, rank_from_top, unseen):  # type: ignore[no-untyped-def]
     n_views, height, width = distances.shape
     out = np.empty(len(points), np.float32)
     for i in prange(len(points)):
@@ -37,8 +46,8 @@ def _hull(points, distances, pixel_from_unit, focal, rank_from_top, unseen):  # 
                 continue
             u = (m[0, 0] * x + m[0, 1] * y + m[0, 2] * z + m[0, 3]) / depth - 0.5
             v = (m[1, 0] * x + m[1, 1] * y + m[1, 2] * z + m[1, 3]) / depth - 0.5
-            if u < 0 or v < 0 or u > width - 1 or v > height - 1:
-                continue  # outside the image a view knows nothing
+            if u < windows[view, 0] or v < windows[view, 1] or u > windows[view, 2] - 1 or v > windows[view, 3] - 1:
+                continue  # outside the photo a view knows nothing
             seen += 1
             c, r = min(int(u), width - 2), min(int(v), height - 2)
             fu, fv = u - c, v - r
@@ -68,15 +77,19 @@ def hull_signed_distance(
     pixel_from_unit: NDArray[np.float64],
     focal: NDArray[np.float64],
     disagree: float,
+    windows: NDArray[np.float64] | None = None,
 ) -> Float32Array:
     """Return an approximate signed distance (N,) to the visual hull, unit-frame lengths, negative inside.
 
     points (N, 3) in the unit frame; distances (B, H, W) from `silhouette_distance`; pixel_from_unit (B, 3, 4)
     projects the unit frame to pixels with positive depth in front; focal (B,) in pixels; `disagree` is the share of
-    the views, 0 to 1, that may say "outside" about a point that is inside. Points that no view sees are outside.
+    the views, 0 to 1, that may say "outside" about a point that is inside; windows (B, 4) are the left, top, right and
+    bottom edges of what each view knows, pixels (None: all of the image). Points that no view sees are outside.
     """
     rank_from_top = int(disagree * len(distances))
-    return np.asarray(_hull(points, distances, pixel_from_unit, focal, rank_from_top, np.float32(1.0)))
+    if windows is None:
+        windows = np.tile([0.0, 0.0, distances.shape[2], distances.shape[1]], (len(distances), 1))
+    return np.asarray(_hull(points, distances, windows, pixel_from_unit, focal, rank_from_top, np.float32(1.0)))
 
 
 def sphere_signed_distance(points: Float32Array, radius: float) -> Float32Array:

@@ -35,10 +35,30 @@ def test_silhouette_distance_agrees_with_scipy():
     mask = np.where(random.random((40, 50)) < 0.5, 255, 0).astype(np.uint8)
     mask[10:30, 10:35] = 255
     inside = mask >= 128
-    expected = np.where(
-        inside, 0.5 - distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1], distance_transform_edt(~inside) - 0.5
-    )
+    expected = np.where(inside, 0.5 - distance_transform_edt(inside), distance_transform_edt(~inside) - 0.5)
     np.testing.assert_allclose(silhouette_distance(mask), expected, atol=1e-4)
+
+
+def test_silhouette_distance_sees_no_outline_where_the_photo_ends():
+    mask = np.zeros((40, 50), np.uint8)
+    mask[10:30, :20] = 255  # goes on beyond the photo's left edge, at column 8
+    mask[:, :8] = 77  # not of the photo
+    found = silhouette_distance(mask, (slice(None), slice(8, None)))
+    whole = np.zeros((40, 90), np.uint8)
+    whole[10:30, :60] = 255
+    np.testing.assert_allclose(found[:, 8:], silhouette_distance(whole)[:, 48:], atol=1e-4)
+
+
+def test_what_lies_beyond_the_photo_is_no_vote(sphere_views):
+    """The left half of some images is not of the photo: the hull there is what the other views say."""
+    distances, projections, focal = sphere_views
+    blind = distances.copy()
+    blind[:6, :, : SIDE // 2] = 50.0
+    windows = np.tile([0.0, 0.0, SIDE, SIDE], (len(blind), 1))
+    points = np.random.default_rng(5).uniform(-0.15, 0.15, (200, 3)).astype(np.float32)
+    assert (hull_signed_distance(points, blind, projections, focal, disagree=0.0) > 0).any()
+    windows[:6, 0] = SIDE // 2
+    assert (hull_signed_distance(points, blind, projections, focal, disagree=0.0, windows=windows) < 0).all()
 
 
 def test_the_hull_of_a_sphere_is_the_sphere(sphere_views):
