@@ -1,47 +1,40 @@
-"""How a surface point looks to a camera: even light from all sides and a lamp at the camera.
+"""How a surface point looks to a camera: light from all round and a lamp at the camera.
 
 A photo taken with a flash is lit from the camera, so the light moves from photo to photo and no fixed colour on the
-surface explains them all. Shading is linear in the albedo, so what the light does is a slope and an offset for each
-point: that serves rendering as well as finding the albedo that a photo shows.
+surface explains them all; a glossy surface shows its surroundings, which no fixed colour explains either.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from reconstruction.light import EnvironmentLight, PrefilteredLight, load_environment, save_environment
+from reconstruction.shading import DIELECTRIC_F0, Response, split_sum
 from scan2twin.frames import Document
 
-DIELECTRIC_F0 = 0.04  # reflectance at normal incidence for an index of refraction of 1.5 (glTF 2.0, appendix B.2)
 START_SHARE = 0.3  # of the lamp, where its gradient says most on whether there is one
+ENVIRONMENT_FILE = "environment.hdr"
+ENVIRONMENT_HEIGHT = 128  # pixels of environment.hdr: two for a texel of the cube map
 
 
-class Light(Document):
-    """`light.json`: see `Headlight`."""
+class LightInfo(Document):
+    """`light.json`: see `SceneLight`; `environment` tells whether environment.hdr lies beside it."""
 
     headlight_share: float
     distance: float
+    environment: bool = False
 
 
-class Response(NamedTuple):
-    """What N surface points send to the camera: linear radiance = albedo * slope (N, 1) + offset (N, 1)."""
+@dataclass(frozen=True)
+class ReadyLight:
+    """A `SceneLight` as it stands, ready to light points."""
 
-    slope: Tensor
-    offset: Tensor
-
-
-class Headlight(nn.Module):
-    """Even light and a small lamp at the camera; a matt surface facing a camera at `distance` shows its albedo.
-
-    `share` is the lamp's part of that light; even light gives the rest. `distance` is in unit-frame lengths.
-    """
-
-    def __init__(self, distance: float, share: float = START_SHARE) -> None:
-        super().__init__()
-        self.distance = distance
-        self.share = nn.Parameter(torch.tensor(float(share)))
+    share: Tensor
+    distance: float
+    environment: PrefilteredLight | None
 
     def response(
         self,
@@ -55,19 +48,42 @@ class Headlight(nn.Module):
 
         `exposed_for` is the distance at which the lamp shows the albedo, instead of `distance`.
 
-        Lambert and Cook-Torrance with GGX and separable Smith masking (glTF 2.0, appendix B.3) at l = v = h, where
-        Schlick's Fresnel is F0; the lamp's light falls off with the square of the distance.
+        The lamp: Lambert and Cook-Torrance with GGX and separable Smith masking (glTF 2.0, appendix B.3) at
+        l = v = h, where Schlick's Fresnel is F0; its light falls off with the square of the distance.
         """
         distance2 = to_camera.square().sum(dim=1, keepdim=True)
-        cosine = (normals * to_camera).sum(dim=1, keepdim=True) * distance2.rsqrt()
+        to_camera = to_camera * distance2.rsqrt()
         # Interpolated normals may turn from the viewer by a little at the silhouette.
-        cosine = cosine.clamp(min=0)
+        cosine = (normals * to_camera).sum(dim=1, keepdim=True).clamp(min=0)
         lamp = self.share * (exposed_for or self.distance) ** 2 / distance2 * cosine
         gloss = lamp * retroreflection(cosine, roughness)
-        even = 1 - self.share
-        # The even light's specular part is as colourless as the lamp's and is left in the albedo.
-        slope = even + lamp * (1 - metallic) + gloss * metallic
-        return Response(slope, gloss * DIELECTRIC_F0 * (1 - metallic))
+        slope, offset = lamp * (1 - metallic) + gloss * metallic, gloss * DIELECTRIC_F0 * (1 - metallic)
+        rest = 1 - self.share
+        if self.environment is None:
+            # The even light's specular part is as colourless as the lamp's and is left in the albedo.
+            return Response(rest + slope, offset)
+        around = split_sum(normals, to_camera, roughness, metallic, self.environment)
+        return Response(rest * around.slope + slope, rest * around.offset + offset)
+
+
+class SceneLight(nn.Module):
+    """Light from all round and a small lamp at the camera; a matt surface facing a camera at `distance` shows its albedo.
+
+    `share` is the lamp's part of that light. The rest is even, or an environment whose mean radiance is 1, so that
+    albedo means the same with and without one. `distance` is in unit-frame lengths.
+    """
+
+    def __init__(
+        self, distance: float, share: float = START_SHARE, environment: EnvironmentLight | None = None
+    ) -> None:
+        super().__init__()
+        self.distance = distance
+        self.share = nn.Parameter(torch.tensor(float(share)))
+        self.environment = environment
+
+    def ready(self) -> ReadyLight:
+        """Return the light ready to shade with; once for each change of the light."""
+        return ReadyLight(self.share, self.distance, None if self.environment is None else self.environment.prefilter())
 
     @torch.no_grad()
     def constrain(self) -> None:
@@ -75,18 +91,41 @@ class Headlight(nn.Module):
         self.share.clamp_(0, 1)
 
 
-def save_light(light: Headlight | None, path: Path) -> None:
-    """Write `light` to `path`; None is light that shows the albedo wherever it falls, a share of 0."""
+def save_light(light: SceneLight | None, folder: Path) -> None:
+    """Write light.json and, with an environment, environment.hdr; None shows the albedo from everywhere."""
     if light is None:
-        Light(headlight_share=0, distance=1).write(path)
-    else:
-        Light(headlight_share=float(light.share.detach()), distance=light.distance).write(path)
+        LightInfo(headlight_share=0, distance=1).write(folder / "light.json")
+        return
+    info = LightInfo(
+        headlight_share=float(light.share.detach()),
+        distance=light.distance,
+        environment=light.environment is not None,
+    )
+    info.write(folder / "light.json")
+    if light.environment is not None:
+        save_environment(folder / ENVIRONMENT_FILE, light.environment.to_equirectangular(ENVIRONMENT_HEIGHT))
 
 
-def load_light(path: Path) -> Headlight | None:
-    """Read what `save_light` wrote; it wants no gradients. None if there is no headlight."""
-    light = Light.read(path)
-    return Headlight(light.distance, light.headlight_share).requires_grad_(False) if light.headlight_share else None
+def load_light(folder: Path) -> SceneLight | None:
+    """Read what `save_light` wrote; it wants no gradients. None if the albedo is seen as it is.
+
+    Raises:
+        InputError: environment.hdr cannot be read.
+
+    """
+    info = LightInfo.read(folder / "light.json")
+    environment = None
+    if info.environment:
+        environment = EnvironmentLight()
+        environment.set_equirectangular(load_environment(folder / ENVIRONMENT_FILE))
+    elif not info.headlight_share:
+        return None
+    return SceneLight(info.distance, info.headlight_share, environment).requires_grad_(False)
+
+
+def perturbed(normals: Tensor, offset: Tensor) -> Tensor:
+    """Tilt unit normals (N, 3) along `offset` (N, 3) by the angle whose tangent is its part square to the normal."""
+    return functional.normalize(normals + offset - normals * (normals * offset).sum(dim=1, keepdim=True), dim=1)
 
 
 def retroreflection(cosine: Tensor, roughness: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reconstruction.appearance import Headlight, load_light
+from reconstruction.appearance import SceneLight, load_light
 from reconstruction.atlas import UvMesh, decimate, unwrap
 from reconstruction.bake import bake, dilate, to_8bit
 from reconstruction.color import linear_to_srgb
@@ -58,13 +58,13 @@ def run(inputs: StageInputs, outputs: Path, config: ExportConfig, progress: Prog
     mesh = unwrap(vertices, faces, config.texture_size)
     progress.advance()
     views, gains = refined_views(inputs, dataset)
-    light = load_light(inputs["reconstruct"] / "light.json")
+    light = load_light(inputs["reconstruct"])
     base_color, finish = bake_material(
         mesh, seen_faces(mesh, views), inputs["reconstruct"] / "field.pt", config.texture_size
     )
     progress.advance()
     if config.refine_iterations:
-        observed = observe(mesh, views, gains, config.texture_size, light, finish)
+        observed = observe(mesh, views, gains, config.texture_size, None if light is None else light.ready(), finish)
         base_color = refine(base_color, observed, config.refine_iterations, progress)
     packed = None
     if light is not None and float(light.share) >= GLOSS_SHARE:
@@ -105,7 +105,7 @@ def bake_material(mesh: UvMesh, seen: Bools, field_file: Path, size: int) -> tup
     Faces that no photo shows, those not `seen` (F,), continue the colours round them.
     """
     field = load_field(field_file)
-    values, covered = bake(mesh, lambda points: torch.cat(field(points), dim=1), size)
+    values, covered = bake(mesh, lambda points: torch.cat(field(points)[:3], dim=1), size)
     encoded = torch.cat([linear_to_srgb(values[..., :3]), values[..., 3:]], dim=2)
     base_color, finish = torch.split(dilate(fill_unseen(encoded, mesh, seen), covered), [3, 2], dim=2)
     return base_color.contiguous(), finish.contiguous()
@@ -114,16 +114,17 @@ def bake_material(mesh: UvMesh, seen: Bools, field_file: Path, size: int) -> tup
 def refined_views(inputs: StageInputs, dataset: Dataset) -> tuple[Views, torch.Tensor]:
     """Return the training views at full size, with cameras and weights from reconstruct, and their gains (B, 3)."""
     views, _ = load_views(inputs["mask"], dataset, "train", dataset.resolution)
-    with np.load(inputs["reconstruct"] / "views.npz") as refined:
-        cameras, weight = torch.from_numpy(refined["camera_from_unit"]), torch.from_numpy(refined["weight"])
-        gains = torch.from_numpy(refined["gain"])
-    return replace(views, camera_from_unit=cameras, weight=weight), gains
+    with np.load(inputs["reconstruct"] / "views.npz") as file:
+        names = ("clip_from_camera", "camera_from_unit", "weight")
+        refined = {name: torch.from_numpy(file[name]) for name in names}
+        gains = torch.from_numpy(file["gain"])
+    return replace(views, **refined), gains
 
 
 def measure_heldout(
     mesh: UvMesh,
     material: Material,
-    light: Headlight | None,
+    light: SceneLight | None,
     inputs: StageInputs,
     dataset: Dataset,
     progress: Progress,
@@ -140,10 +141,11 @@ def measure_heldout(
     renderer = Renderer(mesh, material, light)
     figures = []
     progress.start("measure", len(views))
-    for photo, camera, gain in zip(views.images, cameras, gains, strict=True):
+    for k, (camera, gain) in enumerate(zip(cameras, gains, strict=True)):
+        photo, window = views.images[k].float() / 255, views.window(k)
         drawn = straight_srgb(renderer.draw_through(camera, (dataset.resolution, dataset.resolution)).flip(0))
         color, coverage = expose(drawn[..., :3], gain).clamp(0, 1), drawn[..., 3:]
-        figures.append(measure_view(torch.cat([color * coverage, coverage], dim=2), photo.float() / 255))
+        figures.append(measure_view(torch.cat([color * coverage, coverage], dim=2)[window], photo[window]))
         progress.advance()
     return {
         "heldout_psnr": round(float(np.mean([f.psnr for f in figures])), 4),

@@ -12,23 +12,27 @@ from reconstruction.hashgrid import HashGrid
 from scan2twin.errors import InputError
 
 FIELD_EXTENT = 1.4  # side of the cube round the unit frame's origin that the field covers, unit-frame lengths
-FORMAT = 2  # of field.pt
+FORMAT = 3  # of field.pt
 MIN_ROUGHNESS = 0.2  # a sharper highlight is smaller than the pixels and the mesh can show
 
-CHANNEL_LEAST = (0.0, 0.0, 0.0, MIN_ROUGHNESS, 0.0)
-CHANNEL_SCALE = (1.0, 1.0, 1.0, 1 - MIN_ROUGHNESS, 1.0)
+STEEPEST_BUMP = 1.0  # longest component of the vector that tilts a normal: 45 degrees
+CHANNEL_LEAST = (0.0, 0.0, 0.0, MIN_ROUGHNESS, 0.0, *(-STEEPEST_BUMP,) * 3)
+CHANNEL_SCALE = (1.0, 1.0, 1.0, 1 - MIN_ROUGHNESS, 1.0, *(2 * STEEPEST_BUMP,) * 3)
+CHANNELS = [3, 1, 1, 3]  # sRGB albedo, roughness, metallic, bump
 START_LOGITS = (0.0, -4.0)  # roughness 0.6, metallic 0.02
 
 
 class Material(NamedTuple):
     """Appearance at N points, as in glTF 2.0. albedo (N, 3): linear RGB in [0, 1] (sRGB primaries, D65).
 
-    roughness (N, 1): perceptual, its square is GGX's alpha. metallic (N, 1): share of metal.
+    roughness (N, 1): perceptual, its square is GGX's alpha. metallic (N, 1): share of metal. bump (N, 3): what tilts
+    the surface's normals, in the field's frame (`reconstruction.appearance.perturbed`).
     """
 
     albedo: torch.Tensor
     roughness: torch.Tensor
     metallic: torch.Tensor
+    bump: torch.Tensor
 
 
 class MaterialField(nn.Module):
@@ -44,21 +48,21 @@ class MaterialField(nn.Module):
         self.options: dict[str, Any] = {"levels": levels, "log2_entries": log2_entries, "width": width}
         self.grid = HashGrid(levels, log2_entries, coarsest=16, finest=320, generator=generator)
         self.layers = nn.ModuleList(
-            [nn.Linear(self.grid.features, width), nn.Linear(width, width), nn.Linear(width, 5)]
+            [nn.Linear(self.grid.features, width), nn.Linear(width, width), nn.Linear(width, sum(CHANNELS))]
         )
         for layer in self.layers:
             assert isinstance(layer, nn.Linear)
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=generator)
             nn.init.zeros_(layer.bias)
         assert isinstance(layer, nn.Linear)
-        layer.bias.data[3:] = torch.tensor(START_LOGITS)
+        layer.bias.data[3:5] = torch.tensor(START_LOGITS)
 
     def albedo_srgb(self, points: torch.Tensor) -> torch.Tensor:
         """Return the sRGB-encoded albedo (N, 3) in [0, 1] at points (N, 3), float32, unit frame."""
         return self.channels(points)[:, :3]
 
     def channels(self, points: torch.Tensor) -> torch.Tensor:
-        """Return what is encoded at points (N, 3), float32, unit frame: (N, 5), sRGB albedo, roughness, metallic."""
+        """Return what is encoded at points (N, 3), float32, unit frame: (N, 8), see `CHANNELS`."""
         hidden = self.grid(points / FIELD_EXTENT + 0.5)
         for layer in self.layers[:-1]:
             hidden = functional.relu(layer(hidden), inplace=True)
@@ -67,8 +71,8 @@ class MaterialField(nn.Module):
 
     def forward(self, points: torch.Tensor) -> Material:
         """Return the material at points (N, 3), float32, unit frame."""
-        srgb, roughness, metallic = torch.split(self.channels(points), [3, 1, 1], dim=1)
-        return Material(srgb_to_linear(srgb), roughness, metallic)
+        srgb, roughness, metallic, bump = torch.split(self.channels(points), CHANNELS, dim=1)
+        return Material(srgb_to_linear(srgb), roughness, metallic, bump)
 
     def save(self, path: Path) -> None:
         """Write the field to `path` (a torch file of plain tensors and numbers)."""

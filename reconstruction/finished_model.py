@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from reconstruction.appearance import Headlight
+from reconstruction.appearance import ReadyLight, SceneLight
 from reconstruction.cameras import se3_exp
 from reconstruction.data import Views
 from reconstruction.field import MaterialField
@@ -26,17 +26,21 @@ class FinishedModel:
     faces: torch.Tensor
     field: MaterialField
     rasterizer: Rasterizer
-    light: Headlight | None = None
+    light: SceneLight | None = None
 
     @cached_property
     def _topology(self) -> Any:
         return self.rasterizer.build_topology(self.faces)  # the faces never change, and fitting renders often
 
+    @cached_property
+    def _ready_light(self) -> ReadyLight | None:
+        return None if self.light is None else self.light.ready()
+
     def render(self, clip_from_unit: torch.Tensor, resolution: int, gain: torch.Tensor | None = None) -> torch.Tensor:
         """Render (R, R, 4) premultiplied sRGB and coverage, bottom row first; differentiable in camera and gain."""
         return render_view(
             self.rasterizer, self.vertices, self.faces, self._topology, self.field,
-            clip_from_unit, resolution, gain, self.light,
+            clip_from_unit, resolution, gain, self._ready_light,
         )  # fmt: skip
 
     def fit_camera(self, views: Views, number: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,7 +49,7 @@ class FinishedModel:
         A held-out view's pose is as uncertain as the training views', which were refined; comparing at an unrefined
         pose would measure the pose (Lin et al. 2021, BARF, §4.2 do the same).
         """
-        target = views.images[number].float() / 255
+        target, window = views.images[number].float() / 255, views.window(number)
         twist = torch.zeros(1, 6, requires_grad=True)
         log_gain = self._first_log_gain(views, number, target).requires_grad_()
         groups: list[dict[str, Any]] = [
@@ -59,7 +63,7 @@ class FinishedModel:
                 group["lr"] = rate * (1 - step / FIT_STEPS)
             camera = views.clip_from_camera[number] @ se3_exp(twist)[0] @ views.camera_from_unit[number]
             image = self.render(camera, views.resolution, torch.exp(log_gain))
-            loss = (image - target).abs().mean() + FIT_PRIOR * twist.square().sum()
+            loss = (image - target)[window].abs().mean() + FIT_PRIOR * twist.square().sum()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -44,19 +44,25 @@ class PrefilteredLight:
 
 
 class EnvironmentLight(nn.Module):
-    """Learnable radiance from every direction: a cube map (6, N, N, 3) kept as its logarithm, so it stays positive."""
+    """Learnable light from every direction: a cube map (6, N, N, 3) kept as its logarithm, so it stays positive.
 
-    def __init__(self, resolution: int = 32, radiance: float = 1.0) -> None:
+    Only products of light and albedo show in photos; the mean radiance over the sphere and the channels is 1 here.
+    """
+
+    def __init__(self, resolution: int = 32) -> None:
         """Start as even light. `resolution` is the side of a face in texels, a multiple of 16."""
         super().__init__()
         if resolution < _COARSEST or resolution % _COARSEST:
             raise ValueError(f"resolution: expected a multiple of {_COARSEST}, got {resolution}")
-        self.log_radiance = nn.Parameter(torch.full((6, resolution, resolution, 3), float(np.log(radiance))))
+        self.log_radiance = nn.Parameter(torch.zeros(6, resolution, resolution, 3))
+        angles = texel_solid_angles(resolution)[..., None]
+        self.register_buffer("_share", torch.from_numpy(angles / (3 * angles.sum())).float(), persistent=False)
 
     @property
     def radiance(self) -> Tensor:
         """Radiance (6, N, N, 3), faces +x -x +y -y +z -z laid out as in OpenGL."""
-        return self.log_radiance.exp()
+        radiance = self.log_radiance.exp()
+        return radiance / (radiance * self._share).sum()
 
     def prefilter(self) -> PrefilteredLight:
         """Blur the environment for shading; call once an iteration."""

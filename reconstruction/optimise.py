@@ -15,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from reconstruction.appearance import Headlight
-from reconstruction.cameras import se3_exp
+from reconstruction.appearance import SceneLight
+from reconstruction.cameras import se3_exp, with_focal
 from reconstruction.data import Views
 from reconstruction.field import MaterialField
 from reconstruction.initial_shape import VisualHull, box_with_air, initial_surface
+from reconstruction.light import EnvironmentLight
 from reconstruction.measure import standouts
 from reconstruction.rasterizer import Rasterizer
 from reconstruction.surface import Surface, laplacian_loss, sign_loss
@@ -41,6 +42,7 @@ LEARNING_RATE_OFFSET = 0.01
 LEARNING_RATE_FIELD = 0.01  # Munkberg et al. 2022, supplement
 LEARNING_RATE_LIGHT = 0.01  # share of the headlight
 LEARNING_RATE_CAMERA = 0.0001  # radians and unit-frame lengths
+LEARNING_RATE_FOCAL = 0.00005  # of the logarithm; every view moves it
 BETAS = (0.9, 0.999)
 EPSILON = 1e-12  # of Adam: the loss is a mean over pixels, so gradients come near the usual 1e-8
 DECAY = 0.1  # of the learning rates over the run (Munkberg et al. 2022, supplement)
@@ -51,6 +53,7 @@ WEIGHT_MASK = 1.0
 WEIGHT_LAPLACIAN = 0.001
 WEIGHT_SIGN = 0.00005
 WEIGHT_CAMERA = 10.0
+WEIGHT_FOCAL = 10.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Optimiser:
     """Everything that is optimised, and the loop over it.
 
     Attributes: `surface`, `field`, `light` (None where the surface shows its albedo); `log_gain` (B, 3) and `twist`
-    (B, 6), see `gains` and `clip_from_unit`; `trust` (B,), the factor that each view's weight was lowered by because it
+    (B, 6), see `gains` and `clip_from_unit`; `log_focal`, the logarithm of the factor on all focal lengths; `trust` (B,), the factor that each view's weight was lowered by because it
     does not fit the others.
     """
 
@@ -86,9 +89,11 @@ class Optimiser:
         self._half = views.resized(max(views.resolution // 2, 32))
         self.field = MaterialField(seed=config.seed)
         distance = float(np.linalg.norm(views.centers(), axis=1).mean())
-        self.light = Headlight(distance) if config.appearance == "flash" else None
+        environment = EnvironmentLight() if config.appearance == "environment" else None
+        self.light = SceneLight(distance, environment=environment) if config.appearance != "radiance" else None
         self.log_gain = torch.zeros(len(views), 3)
         self.twist = nn.Parameter(torch.zeros(len(views), 6))
+        self.log_focal = nn.Parameter(torch.zeros(()))
         self.trust = torch.ones(len(views))
         self._residual = torch.zeros(len(views))  # of each view's last visit
         self.iteration = 0
@@ -108,9 +113,10 @@ class Optimiser:
             {"params": list(self.field.parameters()), "lr": LEARNING_RATE_FIELD},
         ]
         if self.light is not None:
-            groups.append({"params": [self.light.share], "lr": LEARNING_RATE_LIGHT})
+            groups.append({"params": list(self.light.parameters()), "lr": LEARNING_RATE_LIGHT})
         if self.config.refine_cameras:
             groups.append({"params": [self.twist], "lr": LEARNING_RATE_CAMERA})
+            groups.append({"params": [self.log_focal], "lr": LEARNING_RATE_FOCAL})
         self._rates = [group["lr"] for group in groups]
         self._optimizer = torch.optim.Adam(groups, betas=BETAS, eps=EPSILON, fused=True)
 
@@ -121,7 +127,8 @@ class Optimiser:
     def clip_from_unit(self, view: int) -> torch.Tensor:
         """Return the refined camera (4, 4) of training view `view`."""
         correction = se3_exp(self.twist[view : view + 1])[0]
-        return self.views.clip_from_camera[view] @ correction @ self.views.camera_from_unit[view]
+        projection = with_focal(self.views.clip_from_camera[view], self.log_focal)
+        return projection @ correction @ self.views.camera_from_unit[view]
 
     def run(self) -> Iterator[Step]:
         """Optimise to the end, giving figures after each iteration.
@@ -153,18 +160,21 @@ class Optimiser:
             raise ReconstructionError("reconstruct: the surface vanished; check that the masks show the object")
         image = render_view(
             self.rasterizer, mesh.vertices, mesh.faces, self.rasterizer.build_topology(mesh.faces), self.field,
-            self.clip_from_unit(number), views.resolution, self.gains()[number], self.light,
+            self.clip_from_unit(number), views.resolution, self.gains()[number],
+            None if self.light is None else self.light.ready(),
         )  # fmt: skip
         difference = image - target
         # The same background behind both, so that colours on the outline count by their coverage.
         background = torch.rand(3, generator=torch.Generator().manual_seed(self.config.seed * 1_000_003 + i))
         color = difference[..., :3] - background * difference[..., 3:]
-        fit = color.abs().mean() + WEIGHT_MASK * difference[..., 3].square().mean()
+        counts = views.pixel_weight[number].float() / 255
+        fit = (counts * (color.abs().mean(dim=2) + WEIGHT_MASK * difference[..., 3].square())).mean()
         loss = (
             self.views.weight[number] * self.trust[number] * fit
             + WEIGHT_LAPLACIAN * laplacian_loss(mesh, self.surface.lattice.spacing)
             + WEIGHT_SIGN * sign_loss(self.surface.sdf, mesh.edges)
             + WEIGHT_CAMERA * self.twist[number].square().sum()
+            + WEIGHT_FOCAL * self.log_focal.square()
         )
         value = float(loss.detach())
         if not math.isfinite(value):
@@ -184,7 +194,7 @@ class Optimiser:
             self._update_gain(number, image.detach(), target)
         seen = float(target[..., 3].mean())  # so that small and large outlines compare
         self._residual[number] = float(fit.detach()) / max(seen, 1e-6)
-        mse = float(difference.detach()[..., :3].square().mean())
+        mse = float(difference.detach()[views.window(number)][..., :3].square().mean())
         return Step(i, number, value, -10 * math.log10(max(mse, 1e-10)), len(mesh.faces))
 
     def _update_gain(self, number: int, image: torch.Tensor, target: torch.Tensor) -> None:
@@ -229,7 +239,7 @@ class Optimiser:
             "surface": self.surface.state(),
             "field": self.field.state_dict(),
             "light": None if self.light is None else self.light.state_dict(),
-            "views": [self.log_gain, self.twist.data, self.trust, self._residual],
+            "views": [self.log_gain, self.twist.data, self.log_focal.data, self.trust, self._residual],
             "optimizer": self._optimizer.state_dict(),
         }
         return copy.deepcopy(live)
@@ -242,6 +252,6 @@ class Optimiser:
         self.field.load_state_dict(state["field"])
         if self.light is not None:
             self.light.load_state_dict(state["light"])
-        self.log_gain, self.twist.data, self.trust, self._residual = state["views"]
+        self.log_gain, self.twist.data, self.log_focal.data, self.trust, self._residual = state["views"]
         self._make_optimizer()
         self._optimizer.load_state_dict(state["optimizer"])

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from reconstruction.appearance import Headlight
+from reconstruction.appearance import SceneLight
 from reconstruction.bake import CPU, to_8bit
 from reconstruction.color import linear_to_srgb, srgb_to_linear
 from reconstruction.model import TexturedModel
@@ -41,7 +41,7 @@ BACKDROP_SRGB = (0.94, 0.80)  # grey of the backdrop at the picture's middle and
 class Studio:
     """A model set up to be photographed from any side; azimuths are radians round +Y, from +Z towards +X."""
 
-    def __init__(self, model: TexturedModel, light: Headlight | None = None) -> None:
+    def __init__(self, model: TexturedModel, light: SceneLight | None = None) -> None:
         self._renderer = Renderer(model.mesh, model.material, light)
         self._vertices, _, faces = model.mesh.welded()
         reach = np.linalg.norm(self._vertices[:, (0, 2)], axis=1).max() + 1.5 * self._vertices[:, 1].max()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from reconstruction.appearance import Headlight
+from reconstruction.appearance import ReadyLight
 from reconstruction.atlas import COARSEST_MIP, UvMesh
 from reconstruction.bake import CPU
 from reconstruction.cameras import to_clip
@@ -46,7 +46,7 @@ def observe(
     views: Views,
     gains: Tensor,
     texture_size: int,
-    light: Headlight | None = None,
+    light: ReadyLight | None = None,
     finish: Tensor | None = None,
 ) -> list[Observations]:
     """Find where each photo's pixels lie in the texture. `gains` (B, 3) act on linear RGB.

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reconstruction.appearance import Headlight, camera_centre
+from reconstruction.appearance import SceneLight, camera_centre
 from reconstruction.atlas import COARSEST_MIP, UvMesh
 from reconstruction.bake import CPU, to_8bit
 from reconstruction.cameras import clip_from_camera, inverse_rigid, to_clip
@@ -47,7 +47,7 @@ class View:
 class Renderer:
     """A textured mesh ready to be drawn many times."""
 
-    def __init__(self, mesh: UvMesh, material: Material, light: Headlight | None = None) -> None:
+    def __init__(self, mesh: UvMesh, material: Material, light: SceneLight | None = None) -> None:
         vertices, _, faces = mesh.welded()
         self._rasterizer = get_rasterizer("numba", CPU)
         self._vertices, self._faces = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces)
@@ -57,7 +57,7 @@ class Renderer:
         self._topology = self._rasterizer.build_topology(self._welded_faces)
         base_color = srgb_to_linear(torch.from_numpy(material.base_color).float() / 255)
         self._textures = torch.cat([base_color, roughness_and_metallic(material)], dim=2)[None]
-        self._light = light
+        self._light = None if light is None else light.ready()
         self._attributes = torch.from_numpy(np.concatenate([mesh.vertices, mesh.normals], axis=1))[None]
         self._middle = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
         self._radius = float(np.linalg.norm(vertices - self._middle, axis=1).max())
@@ -156,7 +156,7 @@ def render_model(model_dir: Path, cameras: Path, out_dir: Path, progress: Progre
     reference_to_model = np.linalg.inv(np.array(info.model_to_reference))
     mesh, material = read_glb(model_dir / "model.glb")
     # Every camera is exposed for its own distance, so the light's own does not matter.
-    light = Headlight(1.0, info.headlight_share).requires_grad_(False) if info.headlight_share else None
+    light = SceneLight(1.0, info.headlight_share).requires_grad_(False) if info.headlight_share else None
     renderer = Renderer(mesh, material, light)
     out_dir.mkdir(parents=True, exist_ok=True)
     progress.start("render", len(views))

@@ -6,6 +6,7 @@ prefiltered in `reconstruction.light`; the material's share, the second sum of K
 """
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,30 +15,34 @@ from torch import Tensor
 from reconstruction.light import PrefilteredLight
 from reconstruction.rasterizer.sampling import sample_levels
 
-_DIELECTRIC_F0 = 0.04  # reflectance at normal incidence for an index of refraction of 1.5 (glTF 2.0, appendix B.2)
+DIELECTRIC_F0 = 0.04  # reflectance at normal incidence for an index of refraction of 1.5 (glTF 2.0, appendix B.2)
 _TABLE_SIZE = 32
 
 
-def shade(
-    normals: Tensor,
-    view_directions: Tensor,
-    albedo: Tensor,
-    roughness: Tensor,
-    metallic: Tensor,
-    light: PrefilteredLight,
-) -> Tensor:
-    """Shade N surface points.
+class Response(NamedTuple):
+    """What N surface points send to the camera: linear radiance = albedo * slope + offset, each (N, 1) or (N, 3).
+
+    Shading is linear in the albedo, which serves rendering as well as finding the albedo that a photo shows.
+    """
+
+    slope: Tensor
+    offset: Tensor
+
+
+def split_sum(
+    normals: Tensor, view_directions: Tensor, roughness: Tensor, metallic: Tensor, light: PrefilteredLight
+) -> Response:
+    """Light N surface points by an environment.
 
     Args:
         normals: (N, 3) unit normals, in the light's frame.
         view_directions: (N, 3) unit vectors from the point to the camera.
-        albedo: (N, 3) linear base colour in [0, 1].
         roughness: (N, 1) perceptual roughness in [0, 1] (alpha is its square).
         metallic: (N, 1) in [0, 1].
         light: the prefiltered environment.
 
     Returns:
-        (N, 3) linear radiance. Differentiable in everything but the tables.
+        The response, differentiable in everything but the tables.
 
     """
     cosine = (normals * view_directions).sum(dim=1, keepdim=True)
@@ -46,10 +51,11 @@ def shade(
     lookup = torch.cat((cosine.clamp(0, 1), roughness), dim=1)
     factors = sample_levels([reflectance_table().to(normals.device)], lookup[None], None, "clamp")[0]
     scale, bias = factors[:, :1], factors[:, 1:]
-    f0 = _DIELECTRIC_F0 + metallic * (albedo - _DIELECTRIC_F0)
-    specular = (f0 * scale + bias) * light.reflected(mirrored, roughness[:, 0])
-    left_to_base = (1 - metallic) * (1 - (_DIELECTRIC_F0 * scale + bias))
-    return left_to_base * albedo * light.irradiance(normals) + specular
+    reflected = light.reflected(mirrored, roughness[:, 0])
+    matt = 1 - metallic
+    base = matt * (1 - (DIELECTRIC_F0 * scale + bias)) * light.irradiance(normals)
+    # F0 is the albedo where the surface is metal.
+    return Response(base + metallic * scale * reflected, (matt * DIELECTRIC_F0 * scale + bias) * reflected)
 
 
 @cache

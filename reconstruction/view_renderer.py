@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from reconstruction.appearance import Headlight, camera_centre, vertex_normals
+from reconstruction.appearance import ReadyLight, camera_centre, perturbed, vertex_normals
 from reconstruction.cameras import to_clip
-from reconstruction.field import MaterialField
+from reconstruction.field import CHANNELS, MaterialField
 from reconstruction.rasterizer import Rasterizer
 
 # Constants of the sRGB curve above its linear toe, IEC 61966-2-1: 1.055 x^(1/2.4) - 0.055.
@@ -33,7 +33,7 @@ def render_view(
     clip_from_unit: torch.Tensor,
     resolution: int,
     gain: torch.Tensor | None = None,
-    light: Headlight | None = None,
+    light: ReadyLight | None = None,
 ) -> torch.Tensor:
     """Render the mesh as (R, R, 4) float32: premultiplied sRGB and coverage, bottom row first.
 
@@ -59,11 +59,12 @@ def render_view(
 
 
 def lit_srgb(
-    light: Headlight, field: MaterialField, points: torch.Tensor, normals: torch.Tensor, centre: torch.Tensor
+    light: ReadyLight, field: MaterialField, points: torch.Tensor, normals: torch.Tensor, centre: torch.Tensor
 ) -> torch.Tensor:
     """Return what a camera at `centre` (3,) sees of surface points (N, 3) with normals (N, 3) of any length: sRGB."""
-    albedo, roughness, metallic = torch.split(field.channels(points), [3, 1, 1], dim=1)
-    response = light.response(torch.nn.functional.normalize(normals, dim=1), centre - points, roughness, metallic)
+    albedo, roughness, metallic, bump = torch.split(field.channels(points), CHANNELS, dim=1)
+    normals = perturbed(torch.nn.functional.normalize(normals, dim=1), bump)
+    response = light.response(normals, centre - points, roughness, metallic)
     return encode(decode(albedo) * response.slope + response.offset)
 
 

@@ -40,6 +40,13 @@ class ConditionConfig(Section):
     min_sharpness: float = Field(
         0.25, ge=0, lt=1, description="frames less sharp than this share of their neighbours are left out; 0 keeps all"
     )
+    min_spacing: float = Field(
+        0.25,
+        ge=0,
+        lt=1,
+        description="of two frames closer together than this share of the usual spacing, the less sharp is left out; "
+        "0 keeps both",
+    )
 
 
 class CompensatePosesConfig(Section):
@@ -93,11 +100,14 @@ class ReconstructConfig(Section):
     resolution: int = Field(256, ge=32, le=2048, description="side of the images optimised against, pixels")
     grid: int = Field(40, ge=8, le=160, description="tetrahedral grid cells along the longest side, finest level")
     start: Literal["visual_hull", "sphere"] = Field("visual_hull", description="the shape the optimisation starts from")
-    appearance: Literal["radiance", "flash"] = Field(
+    appearance: Literal["radiance", "flash", "environment"] = Field(
         "flash",
-        description="radiance = colours as photographed; flash = also find how much light comes from the camera",
+        description="radiance = colours as photographed; flash = also find how much light comes from the camera; "
+        "environment = also find the light from all round, with gloss and bumps",
     )
-    refine_cameras: bool = Field(True, description="correct each view's pose while optimising")
+    refine_cameras: bool = Field(
+        True, description="correct each view's pose, and the focal length that all share, while optimising"
+    )
     tensorboard: bool = Field(False, description="also write TensorBoard scalars and pictures (scan2twin[tensorboard])")
     seed: int = Field(0, ge=0, description="of all random choices; on the CPU a run repeats bit for bit")
 

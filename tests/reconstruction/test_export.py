@@ -16,7 +16,7 @@ import trimesh
 from PIL import Image
 
 from reconstruction import export, publish
-from reconstruction.appearance import Headlight, save_light
+from reconstruction.appearance import SceneLight, save_light
 from reconstruction.bake import to_8bit
 from reconstruction.cameras import clip_from_camera
 from reconstruction.color import linear_to_srgb
@@ -58,7 +58,7 @@ def write_inputs(folder: Path, *, metric: bool = True) -> StageInputs:
     np.savez(folder / "reconstruct" / "mesh.npz", vertices=vertices, faces=faces)
     field = colorful_field()
     field.save(folder / "reconstruct" / "field.pt")
-    save_light(None, folder / "reconstruct" / "light.json")
+    save_light(None, folder / "reconstruct")
 
     intrinsics, frames, clips = Intrinsics(fx=160, fy=160, cx=32, cy=32), [], []
     rasterizer = get_rasterizer("numba", torch.device("cpu"))
@@ -142,7 +142,7 @@ def test_the_folder_holds_the_whole_model(exported: tuple[Path, StageResult]) ->
 @pytest.mark.parametrize(("share", "glossy"), [(0.6, True), (0.1, False)])
 def test_gloss_is_exported_where_a_lamp_showed_it(share: float, glossy: bool, tmp_path: Path) -> None:
     inputs, outputs = write_inputs(tmp_path / "inputs"), tmp_path / "out"
-    save_light(Headlight(distance=3.0, share=share), inputs["reconstruct"] / "light.json")
+    save_light(SceneLight(distance=3.0, share=share), inputs["reconstruct"])
     outputs.mkdir()
     config = CONFIG.model_copy(update={"turntable_frames": 0, "refine_iterations": 1})
     export.run(inputs, outputs, config, LogProgress())

@@ -18,10 +18,12 @@ from scan2twin.errors import InputError
 
 
 def smooth_radiance(directions: np.ndarray) -> np.ndarray:
-    """A coloured environment (..., 3) with a soft lamp and a bluish sky, defined for every direction."""
+    """A coloured environment (..., 3) of mean 1 with a soft lamp and a bluish sky, defined for every direction."""
     lamp = np.exp(8 * (directions @ np.array([0.6, 0.64, 0.48]) - 1))
     sky = 0.5 + 0.5 * directions[..., 1]
-    return np.stack((4 * lamp + 0.2, 3 * lamp + 0.3 * sky + 0.2, 2 * lamp + 0.8 * sky + 0.1), axis=-1)
+    # exp(k (c - 1)) has the mean (1 - exp(-2k)) / 2k over the sphere, the sky 1/2.
+    mean = (9 * (1 - np.exp(-16)) / 16 + 1.1 / 2 + 0.5) / 3
+    return np.stack((4 * lamp + 0.2, 3 * lamp + 0.3 * sky + 0.2, 2 * lamp + 0.8 * sky + 0.1), axis=-1) / mean
 
 
 def lit(resolution: int) -> EnvironmentLight:
@@ -48,11 +50,19 @@ def test_texels_of_a_cube_map_fill_the_sphere() -> None:
     assert texel_solid_angles(16).sum() == pytest.approx(4 * np.pi, rel=1e-3)
 
 
+def test_the_mean_radiance_is_one() -> None:
+    light = lit(16)
+    with torch.no_grad():
+        light.log_radiance += 0.7
+    mean = (light.radiance.detach().numpy() * texel_solid_angles(16)[..., None]).sum() / (3 * 4 * np.pi)
+    assert mean == pytest.approx(1, rel=1e-3)
+
+
 def test_even_light_stays_even() -> None:
-    prefiltered = EnvironmentLight(16, radiance=0.7).prefilter()
+    prefiltered = EnvironmentLight(16).prefilter()
     directions = directions_on_a_sphere(200)
     roughness = torch.linspace(0, 1, 200)
-    expected = torch.full((200, 3), 0.7)
+    expected = torch.full((200, 3), 1.0)
     torch.testing.assert_close(prefiltered.irradiance(directions), expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(prefiltered.reflected(directions, roughness), expected, atol=1e-5, rtol=0)
 
@@ -118,7 +128,7 @@ def test_neutrality_loss_is_zero_for_grey_light_only() -> None:
     assert float(light.neutrality_loss().detach()) == 0
     with torch.no_grad():
         light.log_radiance[..., 0] = float(np.log(1.3))
-    assert float(light.neutrality_loss().detach()) == pytest.approx((0.2 + 0.1 + 0.1) / 3, rel=1e-5)
+    assert float(light.neutrality_loss().detach()) == pytest.approx((0.2 + 0.1 + 0.1) / 3 / 1.1, rel=1e-5)
 
 
 def test_environment_survives_the_way_through_an_hdr_file(tmp_path: Path) -> None:

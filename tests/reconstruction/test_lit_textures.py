@@ -7,7 +7,7 @@ import pytest
 import torch
 import trimesh
 
-from reconstruction.appearance import Headlight, retroreflection
+from reconstruction.appearance import SceneLight, retroreflection
 from reconstruction.atlas import UvMesh, unwrap
 from reconstruction.cameras import clip_from_camera, inverse_rigid
 from reconstruction.data import Views
@@ -35,8 +35,8 @@ def material(roughness: float, metallic: float = 0.0) -> Material:
     return Material(np.full((SIZE, SIZE, 3), ALBEDO, np.uint8), packed)
 
 
-def lamp(share: float, distance: float = DISTANCE) -> Headlight:
-    return Headlight(distance, share).requires_grad_(False)
+def lamp(share: float, distance: float = DISTANCE) -> SceneLight:
+    return SceneLight(distance, share).requires_grad_(False)
 
 
 def view(distance: float = DISTANCE, azimuth: float = 0.7) -> View:
@@ -90,7 +90,7 @@ def test_photos_give_the_albedo_back(ball: UvMesh, roughness: float, metallic: f
         (0,), photo[None], torch.tensor(clip)[None].float(), torch.tensor(camera)[None].float(), torch.ones(1)
     )  # fmt: skip
     finish = torch.tensor([roughness, metallic]).expand(SIZE, SIZE, 2).contiguous()
-    (found,) = observe(ball, views, gain[None], SIZE, light, finish)
+    (found,) = observe(ball, views, gain[None], SIZE, light.ready(), finish)
     error = (found.color[0, :, 0] - ALBEDO / 255).abs() * found.weight[0, :, 0]
     assert float(error.max()) < 0.02
     (unlit,) = observe(ball, views, gain[None], SIZE)

@@ -8,7 +8,7 @@ import torch
 import trimesh
 from scipy.ndimage import gaussian_filter
 
-from reconstruction.appearance import Headlight
+from reconstruction.appearance import SceneLight
 from reconstruction.atlas import UvMesh, unwrap
 from reconstruction.bake import rasterize_atlas, to_8bit
 from reconstruction.cameras import clip_from_camera, inverse_rigid
@@ -48,7 +48,7 @@ def views(egg: UvMesh, truth: torch.Tensor, gains: torch.Tensor) -> Views:
     return photograph(egg, truth, gains, None)
 
 
-def photograph(egg: UvMesh, truth: torch.Tensor, gains: torch.Tensor, light: Headlight | None) -> Views:
+def photograph(egg: UvMesh, truth: torch.Tensor, gains: torch.Tensor, light: SceneLight | None) -> Views:
     """Photos from a ring above, so that nothing shows the underside; each has its own exposure."""
     renderer = Renderer(egg, Material(to_8bit(truth).numpy()), light)
     clip = clip_from_camera(Intrinsics(fx=240, fy=240, cx=SIDE / 2, cy=SIDE / 2), SIDE, SIDE)
@@ -153,12 +153,12 @@ def test_a_grazing_look_counts_less(egg: UvMesh, views: Views, gains: torch.Tens
 
 
 def test_a_flash_is_taken_out_of_the_colours(egg: UvMesh, truth: torch.Tensor) -> None:
-    light = Headlight(3.0, 0.7).requires_grad_(False)
+    light = SceneLight(3.0, 0.7).requires_grad_(False)
     even = torch.ones(COUNT, 3)
     flashed = photograph(egg, truth, even, light)
     finish = torch.tensor([0.9, 0.0]).expand(SIZE, SIZE, 2).contiguous()
     seen, _ = seen_from_above(egg)
-    with_light = refine(GREY, observe(egg, flashed, even, SIZE, light, finish), 120, LogProgress())
+    with_light = refine(GREY, observe(egg, flashed, even, SIZE, light.ready(), finish), 120, LogProgress())
     without = refine(GREY, observe(egg, flashed, even, SIZE), 120, LogProgress())
     assert torch.allclose(with_light[seen].mean(dim=0), truth[seen].mean(dim=0), atol=0.012)
     assert (with_light - truth)[seen].abs().mean() < 0.6 * (without - truth)[seen].abs().mean()

@@ -10,7 +10,7 @@ import torch
 import trimesh
 from PIL import Image
 
-from reconstruction.appearance import Headlight, retroreflection
+from reconstruction.appearance import SceneLight, retroreflection
 from reconstruction.atlas import unwrap
 from reconstruction.bake import bake, dilate, to_8bit
 from reconstruction.gltf import write_glb
@@ -176,7 +176,7 @@ def test_a_lamp_at_the_camera_fades_with_slant_and_distance() -> None:
     camera_to_world = np.eye(4)
     camera_to_world[2, 3] = 3.0
     view = View("", camera_to_world, Intrinsics(fx=160, fy=160, cx=32.5, cy=32.5), 65, 65)
-    drawn = Renderer(mesh, white, Headlight(1.0, 1.0)).draw(view)[32]
+    drawn = Renderer(mesh, white, SceneLight(1.0, 1.0)).draw(view)[32]
     for column in range(10, 56, 5):
         slope = (column - 32) / 160
         # Where the ray from (0, 0, 3) along (slope, 0, -1) meets the ball of radius 1/2.
