@@ -67,10 +67,10 @@ class ReadyLight:
 
 
 class SceneLight(nn.Module):
-    """Light from all round and a small lamp at the camera; a matt surface facing a camera at `distance` shows its albedo.
+    """Light from all round and a small lamp at the camera.
 
-    `share` is the lamp's part of that light. The rest is even, or an environment whose mean radiance is 1, so that
-    albedo means the same with and without one. `distance` is in unit-frame lengths.
+    A matt surface that faces a camera at `distance` (unit-frame lengths) shows its albedo. `share` is the lamp's part
+    of that light. The rest is even, or an environment of mean radiance 1, so that albedo means the same in both.
     """
 
     def __init__(

@@ -49,6 +49,8 @@ class EnvironmentLight(nn.Module):
     Only products of light and albedo show in photos; the mean radiance over the sphere and the channels is 1 here.
     """
 
+    _share: Tensor  # of each texel in the mean over the sphere and the channels: (6, N, N, 1)
+
     def __init__(self, resolution: int = 32) -> None:
         """Start as even light. `resolution` is the side of a face in texels, a multiple of 16."""
         super().__init__()
