@@ -1,19 +1,34 @@
 """The compensate_poses stage: camera poses relative to the reference anchor, and the unit box.
 
 A tracker such as ARCore corrects its world frame while it runs, so world poses of different frames do not belong
-together; the camera relative to the anchor at the same moment does. What is left is the jitter of the anchor's own
+together; the camera relative to an anchor at the same moment does. What is left is the jitter of the anchor's own
 pose, smoothed between corrections. Quaternions are [x, y, z, w], rotations take camera or anchor to world.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from preprocessing.anchors import (
+    MAX_ANCHOR_DISTANCE_M,
+    MAX_GAP_FRAMES,
+    AnchorTrack,
+    Correction,
+    Poses,
+    anchor_tracks,
+    best_anchors,
+    find_corrections,
+    has_pose,
+    interpolate_poses,
+    relative_poses,
+    short_gaps,
+    smooth_anchor,
+    support_to_reference,
+)
 from preprocessing.object_box import box_from_cameras
 from scan2twin.capture.models import ObjectBox
 from scan2twin.config import CompensatePosesConfig
@@ -25,51 +40,45 @@ from scan2twin.stages import StageInputs, StageResult
 Array = NDArray[np.float64]
 
 POSES_FILE = "poses.json"
-# A step of the anchor's pose between two frames is a correction of the world frame when it is this many times the
-# median step, for jitter's steps (chi-distributed, 3 degrees of freedom) reach 5 medians once in 10^12 …
-CORRECTION_MEDIANS = 5.0
-# … but never below these (a still anchor jitters by less), and always above (no anchor jitters by more).
-CORRECTION_M = (0.002, 0.010)
-CORRECTION_DEG = (0.2, 1.0)
-# Width of the smoothing window, frames. 2 is where the error on the rendered phone capture is smallest; it is flat
-# between 1.5 and 4.
-SMOOTHING_SIGMA = 2.0
 LIMITED_WEIGHT = 0.5  # trust in a pose while the tracker calls its tracking limited
-MAX_ANCHOR_DISTANCE_M = 8.0  # ARCore developer guide, "Working with anchors": keep objects within 8 m of theirs
 MAX_TILT_DEG = 5.0  # anchors on a floor or table are level within 1-2°; more and the model visibly leans
+MAX_SUPPORT_SPREAD_M = 0.01  # anchors drift against each other by millimetres; more and one of them slipped
+MAX_POSE_DELAY_S = 0.1  # three frames of a 30 Hz tracker; over longer times a hand does not move steadily
+# A gap is bridged where the view turns by less than this over it: the path of a hand is near enough to a straight line
+# that matching can find the true pose (at 45° the arc bulges by 8 % of its radius).
+MAX_GAP_TURN_DEG = 45.0
+# A camera whose world positions spread by less than this share of those relative to the anchor stands still.
+TURNTABLE_SHARE = 0.2
+MIN_MOTION = 0.02  # of the camera distance: with less, the camera did not move round the object at all
 
 
 @dataclass(frozen=True)
-class Correction:
-    """A correction of the tracker's world frame between the frame in `row` and the one before."""
+class Compensation:
+    """Camera-to-reference poses of the frames in `rows`, and what was found on the way."""
 
-    row: int
-    translation_m: float
-    rotation_deg: float
+    rows: Sequence[int] = ()  # of the conditioned frames
+    rotation: Rotation = field(default_factory=Rotation.identity)
+    position: Array = field(default_factory=lambda: np.empty((0, 3)))  # (len(rows), 3)
+    guessed: frozenset[int] = frozenset()  # rows whose pose stands in for one the tracker did not have
+    turntable: bool = False
+    figures: Mapping[str, object] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 def run(inputs: StageInputs, outputs: Path, config: CompensatePosesConfig, progress: Progress) -> StageResult:
     """Read `condition/cameras.json`, write `poses.json` (`PosedFrames`).
 
     Raises:
-        CaptureError: the capture has a reference anchor but a frame lacks its pose, or the capture has no object
+        CaptureError: no frame has a pose, the camera did not move round the object, or the capture has no object
             box and the cameras do not look at one place.
 
     """
     conditioned = ConditionedFrames.read(inputs["condition"] / "cameras.json")
-    frames = conditioned.frames
-    progress.start("compensating poses", len(frames))
-    rotation, position = _camera_poses(frames)
-    metrics: dict[str, object] = {"frames": len(frames)}
-    warnings: list[str] = []
-    if conditioned.reference_anchor is not None:
-        anchor = _anchor_poses(frames, conditioned.reference_anchor)
-        corrections = find_corrections(*anchor)
-        steady = smooth_anchor(*anchor, [c.row for c in corrections]) if config.smooth_anchor else anchor
-        rotation, position = relative_poses(*steady, rotation, position)
-        figures, warnings = _describe(frames, anchor, steady, corrections, position)
-        metrics |= figures
-    camera_to_reference = pose_matrices(rotation, position)
+    progress.start("compensating poses", len(conditioned.frames))
+    found = compensate(conditioned, smooth=config.smooth_anchor)
+    frames = [conditioned.frames[row] for row in found.rows]
+    warnings = list(found.warnings)
+    camera_to_reference = pose_matrices(found.rotation, found.position)
     box = conditioned.object
     if box is None:
         box = box_from_cameras(camera_to_reference, frames)
@@ -77,6 +86,7 @@ def run(inputs: StageInputs, outputs: Path, config: CompensatePosesConfig, progr
             f"the capture has no object box: taken from where the cameras look, a cube of {box.size[0]:.3g} "
             f"{'m' if conditioned.metric else 'units'}; give `object` in capture.json for a tighter one"
         )
+    _check_motion(found.position, box, conditioned.metric)
     if limited := [frame.index for frame in frames if frame.tracking == "limited"]:
         warnings.append(f"tracking was limited at frames {_listed(limited)}: their poses count less")
     PosedFrames(
@@ -84,6 +94,7 @@ def run(inputs: StageInputs, outputs: Path, config: CompensatePosesConfig, progr
         metric=conditioned.metric,
         object=box,
         unit_to_reference=unit_to_reference(box),
+        turntable=found.turntable,
         frames=[
             PosedFrame(
                 index=frame.index,
@@ -93,67 +104,168 @@ def run(inputs: StageInputs, outputs: Path, config: CompensatePosesConfig, progr
                 intrinsics=frame.intrinsics,
                 camera_to_reference=matrix.tolist(),
                 weight=LIMITED_WEIGHT if frame.tracking == "limited" else 1.0,
+                guessed=row in found.guessed,
             )
-            for frame, matrix in zip(frames, camera_to_reference, strict=True)
+            for row, frame, matrix in zip(found.rows, frames, camera_to_reference, strict=True)
         ],
     ).write(outputs / POSES_FILE)
-    progress.advance(len(frames))
-    return StageResult(metrics, warnings)
+    progress.advance(len(conditioned.frames))
+    return StageResult({"frames": len(frames), **found.figures}, warnings)
 
 
-def relative_poses(
-    anchor_rotation: Rotation, anchor_position: Array, camera_rotation: Rotation, camera_position: Array
-) -> tuple[Rotation, Array]:
-    """Return camera-to-anchor rotations and positions (N × 3) from poses in one world frame a row.
+def compensate(conditioned: ConditionedFrames, *, smooth: bool) -> Compensation:
+    """Find the poses of all frames that have one, at the times their images were taken, and of those in short gaps.
 
-    q_rel = conj(q_a) ⊗ q_c, p_rel = R(q_a)ᵀ (p_c − p_a) (docs/capture-format.md). Any rigid change of a row's
-    world frame leaves its result as it is.
+    Raises:
+        CaptureError: no frame has a pose relative to the reference anchor.
+
     """
-    to_anchor = anchor_rotation.inv()
-    return to_anchor * camera_rotation, to_anchor.apply(camera_position - anchor_position)
+    frames, reference = conditioned.frames, conditioned.reference_anchor
+    world = Rotation.from_quat([frame.pose_world.q for frame in frames]), np.array([f.pose_world.p for f in frames])
+    if reference is None:
+        posed = [has_pose(frame, None) for frame in frames]
+        return _at_image_times(frames, posed, world, Compensation())
+    tracks = anchor_tracks(frames)
+    if reference not in tracks:
+        raise CaptureError(
+            f"cameras.json: the reference anchor {reference!r} was tracked in no frame, so nobody knows where the "
+            "object is; record again, and keep the place of the anchor in sight at the start"
+        )
+    chosen = best_anchors(tracks, reference, world[1])
+    posed = [id_ is not None for id_ in chosen]
+    position = _relative_to_reference(tracks, reference, chosen, world)[1]
+    if _stands_still(world[1][posed], position[posed]):
+        steady, corrections, turntable = tracks, list[Correction](), True
+    else:
+        (steady, corrections), turntable = _steady(tracks, smooth=smooth), False
+    poses = _relative_to_reference(steady, reference, chosen, world)
+    found = _describe(frames, tracks, steady, reference, chosen, corrections, poses[1][posed], turntable=turntable)
+    return _at_image_times(frames, posed, poses, found)
 
 
-def find_corrections(rotation: Rotation, position: Array) -> list[Correction]:
-    """Find where the world frame jumped, from N anchor-to-world poses in recording order (metres).
+def _steady(tracks: Mapping[str, AnchorTrack], *, smooth: bool) -> tuple[dict[str, AnchorTrack], list[Correction]]:
+    """Return the tracks without jitter, and the corrections of the world frame that any of them shows."""
+    steady: dict[str, AnchorTrack] = {}
+    corrections: dict[int, Correction] = {}
+    for id_, track in tracks.items():
+        found = find_corrections(*track.poses)
+        for correction in found:
+            row = int(track.rows[correction.row])
+            known = corrections.get(row, Correction(row, 0.0, 0.0))
+            corrections[row] = Correction(
+                row, max(known.translation_m, correction.translation_m),
+                max(known.rotation_deg, correction.rotation_deg),
+            )  # fmt: skip
+        poses = smooth_anchor(*track.poses, [correction.row for correction in found]) if smooth else track.poses
+        steady[id_] = AnchorTrack(track.rows, *poses)
+    return steady, [corrections[row] for row in sorted(corrections)]
 
-    The anchor does not move, so a step of its pose is jitter or a correction. See the constants for the border.
+
+def _relative_to_reference(
+    tracks: Mapping[str, AnchorTrack], reference: str, chosen: Sequence[str | None], world: Poses
+) -> Poses:
+    """Return camera-to-reference poses of the N frames, each through its `chosen` anchor; identity where it is None."""
+    quaternions, positions = np.tile([0.0, 0.0, 0.0, 1.0], (len(chosen), 1)), np.zeros((len(chosen), 3))
+    for id_ in {id_ for id_ in chosen if id_ is not None}:
+        track = tracks[id_]
+        rows = [row for row, one in enumerate(chosen) if one == id_]
+        at = np.searchsorted(track.rows, rows)
+        rotation, position = relative_poses(track.rotation[at], track.position[at], world[0][rows], world[1][rows])
+        if id_ != reference:
+            (turn, shift), _ = support_to_reference(tracks, reference, id_)
+            rotation, position = turn * rotation, turn.apply(position) + shift
+        quaternions[rows], positions[rows] = rotation.as_quat(), position
+    return Rotation.from_quat(quaternions), positions
+
+
+def _stands_still(world: Array, relative: Array) -> bool:
+    """Tell from the camera's positions (N, 3) whether it stood still in the world and the anchor turned instead."""
+
+    def spread(positions: Array) -> float:
+        return float(np.median(np.linalg.norm(positions - np.median(positions, axis=0), axis=1)))
+
+    return spread(world) < TURNTABLE_SHARE * spread(relative)
+
+
+def _at_image_times(
+    frames: Sequence[ConditionedFrame], posed: Sequence[bool], poses: Poses, found: Compensation
+) -> Compensation:
+    """Add the poses of the frames at their images' times; in short gaps those between the neighbours' (`guessed`).
+
+    Interpolation is between poses of the sensor, which the images' quarter turns do not concern.
     """
-    if len(position) < 2:
-        return []
-    steps_m = np.linalg.norm(np.diff(position, axis=0), axis=1)
-    steps_deg = np.degrees((rotation[1:] * rotation[:-1].inv()).magnitude())
-    limit_m = np.clip(CORRECTION_MEDIANS * np.median(steps_m), *CORRECTION_M)
-    limit_deg = np.clip(CORRECTION_MEDIANS * np.median(steps_deg), *CORRECTION_DEG)
-    jumps = np.flatnonzero((steps_m > limit_m) | (steps_deg > limit_deg))
-    return [Correction(int(k) + 1, float(steps_m[k]), float(steps_deg[k])) for k in jumps]
+    quarters = np.array([frame.source.rotation_quarters for frame in frames])
+    roll = Rotation.from_rotvec(np.pi / 2 * quarters[:, None] * [0.0, 0.0, 1.0])
+    sensor, position = poses[0] * roll, poses[1]
+    image_times = np.array([frame.t for frame in frames])
+    pose_times = np.array([frame.t if frame.pose_t is None else frame.pose_t for frame in frames])
+    known = np.flatnonzero(posed)
+    known = known[np.unique(pose_times[known], return_index=True)[1]]  # of poses at one time the first
+    delay = np.abs(image_times - pose_times)
+    guessed, lost = _bridged(frames, posed, sensor)
+    moving = [row for row in range(len(frames)) if row in guessed or (posed[row] and delay[row] > 0)]
+    quaternions, position = sensor.as_quat(), position.copy()
+    if moving and len(known) >= 2:
+        between = interpolate_poses(image_times[moving], pose_times[known], sensor[known], position[known])
+        quaternions[moving], position[moving] = between[0].as_quat(), between[1]
+    rows = [row for row in range(len(frames)) if posed[row] or row in guessed]
+    warnings = [f"frame {frames[row].index} is left out: {reason}" for row, reason in lost.items()]
+    if guessed:
+        warnings.append(
+            f"frames {_listed(frames[row].index for row in sorted(guessed))} have no pose of their own: guessed from "
+            "the frames round them, and kept only if refinement confirms it"
+        )
+    if (longest := float(delay[rows].max(initial=0.0))) > MAX_POSE_DELAY_S:
+        warnings.append(
+            f"poses and images are up to {longest:.2f} s apart in time, so poses are rough; check the recorder's clock"
+        )
+    figures = {"guessed": len(guessed), "left_out": len(lost), "largest_pose_delay_s": longest}
+    return replace(
+        found, rows=rows, rotation=(Rotation.from_quat(quaternions) * roll.inv())[rows], position=position[rows],
+        guessed=frozenset(guessed), figures={**found.figures, **figures}, warnings=[*found.warnings, *warnings],
+    )  # fmt: skip
 
 
-def smooth_anchor(rotation: Rotation, position: Array, starts: Sequence[int]) -> tuple[Rotation, Array]:
-    """Smooth N anchor-to-world poses between corrections; a new piece begins at each row in `starts`.
+def _bridged(
+    frames: Sequence[ConditionedFrame], posed: Sequence[bool], sensor: Rotation
+) -> tuple[set[int], dict[int, str]]:
+    """Return the frames without a pose that their neighbours' poses may stand in for, and why the others are lost."""
+    bridged, lost = set[int](), dict[int, str]()
+    known = np.flatnonzero(posed)
+    for row, short in enumerate(short_gaps(posed)):
+        if posed[row]:
+            continue
+        reason = "the tracker lost the camera" if frames[row].tracking == "lost" else "no anchor was tracked"
+        if not short:
+            lost[row] = f"{reason}, for more than {MAX_GAP_FRAMES} frames or at an end of the capture; move slowly"
+            continue
+        before, after = known[known < row][-1], known[known > row][0]
+        turn_deg = float(np.degrees((sensor[before].inv() * sensor[after]).magnitude()))
+        if turn_deg > MAX_GAP_TURN_DEG:
+            lost[row] = f"{reason}, and the view turned by {turn_deg:.0f}° before it was found again; move slowly"
+        elif "limited" in (frames[before].tracking, frames[after].tracking):
+            lost[row] = f"{reason}, and tracking was limited before or after; light the scene well and move slowly"
+        else:
+            bridged.add(row)
+    return bridged, lost
 
-    Inside a piece the pose is a local straight line (Gaussian window of `SMOOTHING_SIGMA` frames) through the
-    positions and the rotation vectors relative to the piece's mean, so slow drift passes unchanged and nothing is
-    averaged across a correction: jitter shrinks and the camera's path is not bent.
+
+def _check_motion(position: Array, box: ObjectBox, metric: bool) -> None:
+    """Refuse cameras (N, 3) that did not move round the box.
+
+    Raises:
+        CaptureError: they stay at one place.
+
     """
-    quaternions, positions = [], []
-    borders = [0, *starts, len(position)]
-    for start, end in pairwise(borders):
-        piece, mean = slice(start, end), rotation[start:end].mean()
-        smooth = _local_lines(np.hstack([position[piece], (rotation[piece] * mean.inv()).as_rotvec()]))
-        positions.append(smooth[:, :3])
-        quaternions.append((Rotation.from_rotvec(smooth[:, 3:]) * mean).as_quat())
-    return Rotation.from_quat(np.concatenate(quaternions)), np.concatenate(positions)
-
-
-def _local_lines(values: Array) -> Array:
-    """Fit a Gaussian-weighted line through the rows of `values` (N × D) round each row; return it at that row."""
-    if len(values) < 3:
-        return values
-    offset = np.arange(len(values))[None, :] - np.arange(len(values))[:, None]  # N × N, frames
-    weight = np.exp(-0.5 * (offset / SMOOTHING_SIGMA) ** 2)
-    s0, s1, s2 = ((weight * offset**power).sum(axis=1, keepdims=True) for power in (0, 1, 2))
-    fit: Array = (s2 * (weight @ values) - s1 * ((weight * offset) @ values)) / (s0 * s2 - s1**2)
-    return fit
+    spread = float(np.linalg.norm(position - np.median(position, axis=0), axis=1).max())
+    distance = float(np.median(np.linalg.norm(position - box.center, axis=1)))
+    if spread < MIN_MOTION * distance:
+        size = f"{spread * 100:.1f} cm" if metric else f"{spread:.3g} units"
+        raise CaptureError(
+            f"the camera did not move round the object: all its positions lie within {size}. Walk round the object; on "
+            "a turntable, give the poses relative to it (an anchor on an image that lies on it), or import the photos "
+            "without poses"
+        )
 
 
 def anchor_tilt_deg(rotation: Rotation) -> float:
@@ -177,53 +289,50 @@ def unit_to_reference(box: ObjectBox) -> Matrix4:
     return [[scale, 0.0, 0.0, x], [0.0, scale, 0.0, y], [0.0, 0.0, scale, z], [0.0, 0.0, 0.0, 1.0]]
 
 
-def _camera_poses(frames: Sequence[ConditionedFrame]) -> tuple[Rotation, Array]:
-    poses = [frame.pose_world for frame in frames]
-    return Rotation.from_quat([pose.q for pose in poses]), np.array([pose.p for pose in poses])
-
-
-def _anchor_poses(frames: Sequence[ConditionedFrame], reference_anchor: str) -> tuple[Rotation, Array]:
-    if missing := [frame.index for frame in frames if frame.anchor is None]:
-        raise CaptureError(
-            f"cameras.json: frames {_listed(missing)} have no pose of the reference anchor "
-            f"{reference_anchor!r}; run validate again, which leaves such frames out"
-        )
-    anchors = [frame.anchor for frame in frames if frame.anchor is not None]
-    return Rotation.from_quat([anchor.q for anchor in anchors]), np.array([anchor.p for anchor in anchors])
-
-
 def _describe(
-    frames: Sequence[ConditionedFrame],
-    anchor: tuple[Rotation, Array],
-    steady: tuple[Rotation, Array],
-    corrections: Sequence[Correction],
-    position: Array,
-) -> tuple[dict[str, object], list[str]]:
-    """Return the figures and the warnings of a compensation; `position` (N × 3) is relative to the anchor."""
-    tilt_deg = anchor_tilt_deg(anchor[0])
+    frames: Sequence[ConditionedFrame], tracks: Mapping[str, AnchorTrack], steady: Mapping[str, AnchorTrack],
+    reference: str, chosen: Sequence[str | None], corrections: Sequence[Correction], position: Array, *,
+    turntable: bool,
+) -> Compensation:  # fmt: skip
+    """Return the figures and the warnings of a compensation; `position` (N × 3) is relative to the reference anchor."""
+    raw, smooth = tracks[reference], steady[reference]
+    tilt_deg = anchor_tilt_deg(raw.rotation)
     distance_m = float(np.median(np.linalg.norm(position, axis=1)))
+    support = sorted({id_ for id_ in chosen if id_ not in (None, reference)})
+    spread_m = {id_: support_to_reference(steady, reference, id_)[1] for id_ in support}
     figures: dict[str, object] = {
         "corrections": [
             {"frame": frames[c.row].index, "translation_m": c.translation_m, "rotation_deg": c.rotation_deg}
             for c in corrections
         ],
-        "anchor_jitter_mm": float(np.median(np.linalg.norm(steady[1] - anchor[1], axis=1)) * 1000),
-        "anchor_jitter_deg": float(np.degrees(np.median((steady[0] * anchor[0].inv()).magnitude()))),
+        "anchor_jitter_mm": float(np.median(np.linalg.norm(smooth.position - raw.position, axis=1)) * 1000),
+        "anchor_jitter_deg": float(np.degrees(np.median((smooth.rotation * raw.rotation.inv()).magnitude()))),
         "anchor_tilt_deg": tilt_deg,
         "median_distance_m": distance_m,
+        "support_anchors": {id_: chosen.count(id_) for id_ in support},
     }
     warnings = []
+    if turntable:
+        warnings.append(
+            "the camera stood still while the object turned (a turntable): poses are refined on the object only, for "
+            "the background does not turn with it"
+        )
     if corrections:
         warnings.append(
             f"the tracker corrected its world frame before frames {_listed(frames[c.row].index for c in corrections)}, "
             f"by up to {max(c.translation_m for c in corrections) * 100:.1f} cm and "
             f"{max(c.rotation_deg for c in corrections):.1f}°; compensated, nothing to do"
         )
+    warnings += [
+        f"anchor {id_!r} moved against the reference anchor by {metres * 100:.1f} cm (median): poses by it are rough"
+        for id_, metres in spread_m.items()
+        if metres > MAX_SUPPORT_SPREAD_M
+    ]
     if tilt_deg > MAX_TILT_DEG:
         warnings.append(f"the anchor leans by {tilt_deg:.0f}° from upright, and so will the model; place it on a level")
     if distance_m > MAX_ANCHOR_DISTANCE_M:
         warnings.append(f"the cameras are {distance_m:.0f} m from the anchor; place it on the object for true poses")
-    return figures, warnings
+    return Compensation(turntable=turntable, figures=figures, warnings=warnings)
 
 
 def _listed(numbers: Iterable[int]) -> str:

@@ -58,9 +58,11 @@ class ConditionedFrame(Document):
     height: int
     intrinsics: Intrinsics
     pose_world: Pose  # camera to the tracker's world frame of that moment, after any rotation of the image
-    anchor: TrackedAnchor | None
+    anchor: TrackedAnchor | None  # the reference anchor
+    support: list[TrackedAnchor] | None = None  # other anchors, in the same world frame
     tracking: Literal["normal", "limited", "lost"]
-    t: float
+    t: float  # when the image was taken, seconds since the first frame
+    pose_t: float | None = None  # when the poses were taken; None is `t`
     sharpness: float | None = None
     luma: float | None = None
     # Where this image came from, so that given masks can follow it: maps pixels of this image to pixels of
@@ -100,6 +102,7 @@ class PosedFrame(Document):
     intrinsics: Intrinsics
     camera_to_reference: Matrix4
     weight: float = Field(1.0, ge=0, le=1)  # trust in this frame's pose
+    guessed: bool = False  # stands in for a pose the tracker did not have: worth nothing until refinement confirms it
 
 
 class PosedFrames(Document):
@@ -109,6 +112,7 @@ class PosedFrames(Document):
     metric: bool
     object: ObjectBox  # in the reference frame; found from the cameras when the capture has none
     unit_to_reference: Matrix4  # similarity: uniform scale and translation
+    turntable: bool = False  # the object turned before a camera that stood still: the background does not move with it
     frames: list[PosedFrame]
 
 

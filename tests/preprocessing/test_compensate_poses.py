@@ -11,18 +11,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.optimize import minimize
-from scipy.spatial.transform import Rotation
+from scipy.spatial.transform import Rotation, Slerp
 
+from preprocessing.anchors import find_corrections, interpolate_poses, relative_poses, smooth_anchor
 from preprocessing.compensate_poses import (
     anchor_tilt_deg,
-    find_corrections,
     pose_matrices,
-    relative_poses,
     run,
-    smooth_anchor,
     unit_to_reference,
 )
 from preprocessing.object_box import box_from_cameras, nearest_point_to_lines
+from preprocessing.refine_poses import pose_differences
 from scan2twin.capture.models import Intrinsics, ObjectBox, Pose, TrackedAnchor
 from scan2twin.capture.reader import read_capture
 from scan2twin.config import CompensatePosesConfig
@@ -166,12 +165,200 @@ def test_without_an_anchor_world_poses_are_taken_as_they_are(tmp_path):
     np.testing.assert_allclose(matrices(posed), pose_matrices(*cameras), atol=1e-12)
 
 
-def test_a_frame_without_its_anchor_is_named(tmp_path):
-    document = conditioned(orbit(12), (Rotation.identity(12), np.zeros((12, 3))))
-    document.frames[3].anchor = None
-    with pytest.raises(CaptureError, match=r"frames 3 have no pose of the reference anchor 'a0'"):
-        compensate(tmp_path, document)
-    assert not (tmp_path / "poses.json").exists()
+class TestFramesWithoutAPose:
+    """Guessed from their neighbours in a short gap, left out and named elsewhere."""
+
+    def document(self, count: int = 24) -> ConditionedFrames:
+        return conditioned(orbit(count), (Rotation.identity(count), np.zeros((count, 3))))
+
+    @pytest.mark.parametrize("change", [{"anchor": None}, {"tracking": "lost"}])
+    def test_one_is_guessed_from_its_neighbours(self, tmp_path, change):
+        document = self.document(60)
+        document.frames[3] = document.frames[3].model_copy(
+            update=change | {"pose_world": Pose(p=[9.0] * 3, q=[0, 0, 0, 1])}
+        )
+        result, posed = compensate(tmp_path, document)
+        assert [frame.index for frame in posed.frames if frame.guessed] == [3]
+        true = pose_matrices(*orbit(60))[3]
+        found = np.array(posed.frames[3].camera_to_reference)
+        sagitta = 0.6 * (1 - math.cos(math.radians(6)))  # of the arc between the neighbours
+        assert np.linalg.norm(found[:3, 3] - true[:3, 3]) == pytest.approx(sagitta, rel=1e-6)
+        assert "frames 3 have no pose of their own: guessed" in result.warnings[0]
+        assert result.metrics["guessed"] == 1
+
+    def test_a_wide_turn_is_not_bridged(self, tmp_path):
+        document = self.document(12)
+        document.frames[3].anchor = None
+        result, posed = compensate(tmp_path, document)
+        assert 3 not in [frame.index for frame in posed.frames]
+        assert "frame 3 is left out: no anchor was tracked, and the view turned by 6" in result.warnings[0]
+
+    def test_long_gaps_and_ends_are_left_out_and_named(self, tmp_path):
+        document = self.document(120)
+        for row in (0, 50, 51, 52, 53, 119):
+            document.frames[row].tracking = "lost"
+        result, posed = compensate(tmp_path, document)
+        assert len(posed.frames) == 114
+        assert [int(warning.split()[1]) for warning in result.warnings] == [0, 50, 51, 52, 53, 119]
+        assert all("the tracker lost the camera" in warning for warning in result.warnings)
+
+    def test_limited_neighbours_are_not_built_upon(self, tmp_path):
+        document = self.document(60)
+        document.frames[3].tracking, document.frames[4].tracking = "lost", "limited"
+        result, _ = compensate(tmp_path, document)
+        assert "frame 3 is left out: the tracker lost the camera, and tracking was limited" in result.warnings[0]
+
+    def test_an_anchor_that_was_never_tracked(self, tmp_path):
+        document = self.document()
+        for frame in document.frames:
+            frame.anchor = None
+        with pytest.raises(CaptureError, match=r"the reference anchor 'a0' was tracked in no frame"):
+            compensate(tmp_path, document)
+        assert not (tmp_path / "poses.json").exists()
+
+
+class TestSeveralAnchors:
+    """A support anchor stands 0.5 m beside the reference anchor; cameras near it are taken relative to it."""
+
+    SUPPORT = Rotation.from_euler("yx", [70, 20], degrees=True), np.array([0.5, 0.1, 0.2])  # to reference
+
+    def document(self, count: int = 24, noise_m: float = 0.0) -> ConditionedFrames:
+        """The world frame changes at random in every frame, the reference anchor jitters."""
+        rng = np.random.default_rng(8)
+        changes = [
+            (rotation, shift)
+            for rotation, shift in zip(Rotation.random(count, rng=rng), rng.normal(size=(count, 3)), strict=True)
+        ]
+        anchors = Rotation.identity(count), noise_m * rng.normal(size=(count, 3))
+        document = conditioned(moved(orbit(count), changes), moved(anchors, changes))
+        support = moved(stack([self.SUPPORT] * count), changes)
+        for k, frame in enumerate(document.frames):
+            pose = {"p": support[1][k].tolist(), "q": support[0][k].as_quat().tolist()}
+            frame.support = [TrackedAnchor(id="s", tracked=True, **pose)]
+        return document
+
+    def test_all_agree_with_matrix_algebra_whichever_is_chosen(self, tmp_path):
+        result, posed = compensate(tmp_path, self.document())
+        np.testing.assert_allclose(matrices(posed), pose_matrices(*orbit(24)), atol=1e-9)
+        near = np.linalg.norm(orbit(24)[1] - self.SUPPORT[1], axis=1) < np.linalg.norm(orbit(24)[1], axis=1)
+        assert result.metrics["support_anchors"] == {"s": near.sum()}
+        assert 0 < near.sum() < 24
+
+    def test_a_frame_whose_reference_anchor_is_not_tracked_goes_by_the_support_anchor(self, tmp_path):
+        document = self.document()
+        anchor = document.frames[12].anchor
+        document.frames[12].anchor = anchor.model_copy(update={"tracked": False, "p": [7.0, 7.0, 7.0]})
+        document.frames[13].anchor = None
+        _, posed = compensate(tmp_path, document)
+        assert not any(frame.guessed for frame in posed.frames)
+        np.testing.assert_allclose(matrices(posed), pose_matrices(*orbit(24)), atol=1e-9)
+
+    def test_where_only_the_support_anchor_is_steady_near_cameras_gain(self, tmp_path):
+        document = self.document(noise_m=0.004)
+        near = np.linalg.norm(orbit(24)[1] - self.SUPPORT[1], axis=1) < np.linalg.norm(orbit(24)[1], axis=1)
+        _, posed = compensate(tmp_path, document)
+        error = np.linalg.norm(matrices(posed)[:, :3, 3] - orbit(24)[1], axis=1)
+        assert np.ptp(matrices(posed)[near, :3, 3] - orbit(24)[1][near], axis=0).max() < 1e-9  # one shift for all
+        assert error[near].max() < 0.004
+        assert error[~near].max() > 0.004
+
+    def test_far_and_rarely_seen_anchors_are_not_used(self, tmp_path):
+        document = self.document()
+        for frame in document.frames[2:]:
+            frame.support = None
+        assert compensate(tmp_path, document)[0].metrics["support_anchors"] == {}
+        box = ObjectBox(center=[-30.0, 0.0, 0.0], size=[0.2, 0.2, 0.2])
+        far = conditioned(orbit(12), stack([(Rotation.identity(), np.array([30.0, 0, 0]))] * 12), object=box)
+        for frame in far.frames:
+            frame.support = [TrackedAnchor(id="s", tracked=True, p=[20.0, 0, 0], q=[0, 0, 0, 1])]
+        assert compensate(tmp_path, far)[0].metrics["support_anchors"] == {}
+
+    def test_anchors_that_move_against_each_other_are_told(self, tmp_path):
+        document = conditioned(orbit(12), stack([(Rotation.identity(), np.zeros(3))] * 12))
+        for k, frame in enumerate(document.frames):
+            frame.support = [TrackedAnchor(id="s", tracked=True, p=[0.3, 0.01 * k, 0], q=[0, 0, 0, 1])]
+        result, _ = compensate(tmp_path, document)
+        assert any("anchor 's' moved against the reference anchor by 3.0 cm" in w for w in result.warnings)
+
+
+class TestPoseTimes:
+    @settings(deadline=None, max_examples=50)
+    @given(rigid, rigid, st.floats(0.0, 1.0))
+    def test_interpolation_agrees_with_scipys_slerp(self, a, b, share):
+        assume((a[0].inv() * b[0]).magnitude() < math.pi - 1e-3)  # at π both ways round are right
+        rotation, position = interpolate_poses(np.array([2 + 3 * share]), np.array([2.0, 5.0]), *stack([a, b]))
+        expected = Slerp([2.0, 5.0], stack([a, b])[0])(2 + 3 * share)
+        assert (rotation[0].inv() * expected).magnitude() < 1e-6
+        np.testing.assert_allclose(position[0], (1 - share) * a[1] + share * b[1], atol=1e-9)
+
+    @given(rigid, rigid)
+    def test_samples_come_back_and_signs_do_not_matter(self, a, b):
+        times = np.array([0.0, 1.0])
+        flipped = Rotation.concatenate([a[0], Rotation.from_quat(-b[0].as_quat())])
+        for rotations in (stack([a, b])[0], flipped):
+            rotation, position = interpolate_poses(times, times, rotations, stack([a, b])[1])
+            assert (rotation.inv() * stack([a, b])[0]).magnitude().max() < 1e-6
+            np.testing.assert_allclose(position, stack([a, b])[1], atol=1e-9)
+
+    def test_poses_are_taken_at_the_images_times(self, tmp_path):
+        """A camera on an arc; poses are stamped 30 ms after their images; the world frame changes at every frame."""
+        dense = orbit(6000)  # 6 frames a degree … 1 ms is one step of this path
+        shown, taken = 1000 + 100 * np.arange(24), 1030 + 100 * np.arange(24)
+        changes = [(Rotation.from_rotvec([0, 0.5 * k, 0]), np.array([0.3 * k, 0.1, 0])) for k in range(24)]
+        cameras = moved((dense[0][taken], dense[1][taken]), changes)
+        document = conditioned(cameras, moved((Rotation.identity(24), np.zeros((24, 3))), changes))
+        for k, frame in enumerate(document.frames):
+            frame.t, frame.pose_t = 0.1 * k, 0.1 * k + 0.03
+        result, posed = compensate(tmp_path, document)
+        error_m, error_deg = pose_differences(matrices(posed), pose_matrices(dense[0][shown], dense[1][shown]))
+        assert error_m[1:].max() < 0.001  # without: 18 mm; the arc bulges by 0.7 mm between two poses 6° apart
+        assert error_m[0] < 0.002  # before the first pose the path goes on straight
+        assert error_deg.max() < 0.05  # without: 1.8°
+        assert result.metrics["largest_pose_delay_s"] == pytest.approx(0.03)
+
+    def test_quarter_turns_of_images_do_not_mix_into_interpolation(self, tmp_path):
+        cameras = orbit(60)
+        document = conditioned(cameras, None)
+        for k, frame in enumerate(document.frames):
+            frame.pose_t = frame.t + 0.05
+            if k >= 30:  # the same path, but images stored a quarter turn round
+                turned = cameras[0][k] * Rotation.from_euler("z", -90, degrees=True)
+                frame.pose_world = Pose(p=cameras[1][k].tolist(), q=turned.as_quat().tolist())
+                frame.source.rotation_quarters = 1
+        _, posed = compensate(tmp_path, document)
+        found = Rotation.from_matrix(matrices(posed)[:, :3, :3])
+        back = Rotation.concatenate([found[:30], found[30:] * Rotation.from_euler("z", 90, degrees=True)])
+        steps_deg = np.degrees((back[1:].inv() * back[:-1]).magnitude())
+        assert steps_deg.max() < 6.5
+
+    def test_poses_far_from_their_images_in_time_are_told(self, tmp_path):
+        document = conditioned(orbit(24), None)
+        document.frames[7].pose_t = 7.4
+        assert any("up to 0.40 s apart" in warning for warning in compensate(tmp_path, document)[0].warnings)
+
+
+class TestTurntable:
+    def test_a_camera_that_stands_still_before_a_turning_anchor_is_recognised(self, tmp_path):
+        cameras = orbit(36)
+        still = Rotation.from_euler("x", -20, degrees=True), np.array([0.0, 0.5, 1.0])
+        # The anchor moves so that the camera relative to it is on the orbit: A = C · (camera to anchor)⁻¹.
+        to_camera = cameras[0].inv(), -cameras[0].inv().apply(cameras[1])
+        anchors = still[0] * to_camera[0], still[0].apply(to_camera[1]) + still[1]
+        result, posed = compensate(tmp_path, conditioned(stack([still] * 36), anchors))
+        np.testing.assert_allclose(matrices(posed), pose_matrices(*cameras), atol=1e-9)
+        assert posed.turntable
+        assert result.warnings[0].startswith("the camera stood still while the object turned (a turntable)")
+        assert result.metrics["corrections"] == []
+
+    def test_walking_round_is_none(self, tmp_path):
+        document = conditioned(orbit(36), stack([(Rotation.identity(), np.zeros(3))] * 36))
+        assert not compensate(tmp_path, document)[1].turntable
+
+    def test_a_camera_that_did_not_move_round_the_object_is_refused(self, tmp_path):
+        still = Rotation.from_euler("x", -20, degrees=True), np.array([0.0, 0.3, 0.6])
+        with pytest.raises(CaptureError, match=r"did not move round the object: .* within 0\.0 cm.* turntable"):
+            compensate(tmp_path, conditioned(stack([still] * 12), None))
+        assert not (tmp_path / "poses.json").exists()
 
 
 class TestUnitBox:
