@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from preprocessing.anchors import has_pose, short_gaps
 from preprocessing.parallel import map_frames
 from scan2twin.capture.models import MAX_IMAGE_PIXELS, FrameRecord, Intrinsics
 from scan2twin.capture.reader import Capture, check_bundle, read_capture
@@ -91,25 +92,30 @@ def _inspect_all(capture: Capture, progress: Progress) -> list[Inspection]:
         lambda frame: inspect_pixels(capture, frame), capture.frames, progress, "checking frames",
         DECODED_BYTES_PER_PIXEL * largest,
     )  # fmt: skip
+    reference = capture.document.reference_anchor
+    short = short_gaps([has_pose(frame, reference) for frame in capture.frames])
     sha256 = {file.name: file.sha256 for file in capture.document.files}
     first_with: dict[str, FrameRecord] = {}
-    for frame, inspection in zip(capture.frames, inspections, strict=True):
-        inspection.unusable += record_reasons(frame, capture.document.reference_anchor)
+    for frame, inspection, in_short_gap in zip(capture.frames, inspections, short, strict=True):
+        if not in_short_gap:  # the frames round it may stand in for its pose: see compensate_poses
+            inspection.unusable += pose_reasons(frame, reference)
+        if reason := intrinsics_fault(frame.intrinsics, frame.width, frame.height):
+            inspection.unusable.append(reason)
         if (first := first_with.setdefault(sha256[frame.file], frame)) is not frame:
             inspection.unusable.append(f"{frame.file} is the same image as frame {first.i}'s")
     return inspections
 
 
-def record_reasons(frame: FrameRecord, reference_anchor: str | None) -> Iterator[str]:
-    """Say why `frame` cannot be used, from its record alone."""
+def pose_reasons(frame: FrameRecord, reference_anchor: str | None) -> Iterator[str]:
+    """Say why the pose of `frame` cannot be used, from its record alone."""
     if frame.tracking == "lost":
         yield "tracking was lost, so its pose means nothing"
+    if has_pose(frame, reference_anchor):
+        return
     if reference_anchor is not None and frame.anchor is None:
         yield f"has no pose of the reference anchor {reference_anchor!r}"
     elif frame.anchor is not None and not frame.anchor.tracked:
         yield f"the reference anchor {frame.anchor.id!r} was not tracked"
-    if reason := intrinsics_fault(frame.intrinsics, frame.width, frame.height):
-        yield reason
 
 
 def intrinsics_fault(intrinsics: Intrinsics, width: int, height: int) -> str | None:

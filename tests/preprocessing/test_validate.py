@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from preprocessing.validate import inspect_pixels, intrinsics_fault, run
-from scan2twin.capture.models import CaptureHeader, FrameRecord, Intrinsics
+from scan2twin.capture.models import Anchor, CaptureHeader, FrameRecord, Intrinsics, Pose, TrackedAnchor
 from scan2twin.capture.reader import read_capture
 from scan2twin.capture.writer import write_capture
 from scan2twin.config import ValidateConfig
@@ -48,17 +48,37 @@ def test_a_phone_capture_passes_whole(tmp_path):
 def test_lost_untracked_and_anchorless_frames_are_left_out_and_named(make_capture, tmp_path):
     folder = make_capture(frames=13)
     anchor = read_capture(folder).frames[0].anchor
-    change_frame(folder, 2, tracking="lost")
-    change_frame(folder, 4, anchor=None)
-    change_frame(folder, 6, anchor=anchor.model_copy(update={"tracked": False}))
+    change_frame(folder, 0, tracking="lost")
+    change_frame(folder, 1, anchor=None)
+    change_frame(folder, 2, anchor=anchor.model_copy(update={"tracked": False}))
     change_frame(folder, 8, tracking="limited")  # kept: pose compensation weighs it
     result, validation = validate(folder, tmp_path)
-    assert [frame.index for frame in validation.unusable] == [2, 4, 6]
-    assert validation.usable == [0, 1, 3, 5, 7, 8, 9, 10, 11, 12]
+    assert [frame.index for frame in validation.unusable] == [0, 1, 2]
+    assert validation.usable == list(range(3, 13))
     assert list(result.warnings) == validation.warnings
-    assert validation.warnings[0] == "frame 2 is left out: tracking was lost, so its pose means nothing"
+    assert validation.warnings[0] == "frame 0 is left out: tracking was lost, so its pose means nothing"
     assert "no pose of the reference anchor 'a0'" in validation.warnings[1]
     assert "'a0' was not tracked" in validation.warnings[2]
+
+
+def test_short_gaps_in_tracking_are_left_to_pose_compensation(make_capture, tmp_path):
+    folder = make_capture(frames=16)
+    for row in (3, 4, 7, 8, 9, 10):
+        change_frame(folder, row, tracking="lost")
+    _, validation = validate(folder, tmp_path)
+    assert [frame.index for frame in validation.unusable] == [7, 8, 9, 10]  # four in a row are too many
+
+
+def test_a_support_anchor_serves_where_the_reference_anchor_is_not_tracked(make_capture, tmp_path):
+    folder = make_capture(frames=12)
+    still = Pose(p=[0.0] * 3, q=[0.0, 0.0, 0.0, 1.0])
+    anchors = [
+        *read_capture(folder).document.anchors,
+        Anchor(id="s", role="support", pose_first=still, pose_last=still),
+    ]
+    rewrite(folder, anchors=anchors)
+    change_frame(folder, 0, anchor=None, support=[TrackedAnchor(id="s", tracked=True, p=still.p, q=still.q)])
+    assert validate(folder, tmp_path)[1].unusable == []
 
 
 def test_without_a_reference_anchor_frames_need_none(make_capture, tmp_path):
