@@ -44,6 +44,12 @@ with DAG(
             title="Preset",
             description="How much time the model may take: draft looks rough and is quick, high is for a GPU",
         ),
+        "allow_smaller_preset": Param(
+            False,
+            type="boolean",
+            title="Allow a smaller preset",
+            description="Where memory runs out, use the next smaller preset, once, instead of failing",
+        ),
         # The schema refuses unknown options and wrong values when the run is started.
         "overrides": Param(
             {}, **PipelineConfig.model_json_schema() | {"title": "Overrides", "description": OVERRIDES_HELP}

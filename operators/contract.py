@@ -12,11 +12,12 @@ from scan2twin.errors import InputError, ResourceError, StoreError
 from scan2twin.stages import Stage
 
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)  # as subprocess reports it, and as shells and containers do
+NEVER_AGAIN = (InputError.exit_code, ResourceError.exit_code)  # the same stage would end in the same way
 _MEANING = {
     InputError.exit_code: "its input or configuration is wrong; correct it, then clear the task",
     StoreError.exit_code: "the artifact store cannot be reached",
-    ResourceError.exit_code: "memory or disk ran out: choose a smaller preset or a larger machine",
-    **dict.fromkeys(KILLED, "it was killed, by someone or because memory ran out"),
+    ResourceError.exit_code: "memory or disk ran out: choose a smaller preset or a larger machine, then clear the task",
+    **dict.fromkeys(KILLED, "it was killed"),
 }
 
 
@@ -32,6 +33,7 @@ def stage_arguments(stage: Stage, result: str) -> list[str]:
         "--capture={{ params.capture_id }}",
         "--preset={{ params.preset }}",
         "--config={{ params.overrides | tojson }}",
+        "--{{ '' if params.allow_smaller_preset else 'no-' }}allow-smaller-preset",
         "--run={{ run_id }}",
         f"--result={result}",
     ]
@@ -64,4 +66,4 @@ def stage_failure(stage: str, exit_code: int) -> AirflowException:
     """Return the exception that tells Airflow whether to try the stage again after `exit_code`."""
     meaning = _MEANING.get(exit_code, "it failed")
     message = f"stage {stage} ended with exit code {exit_code}: {meaning}. The lines above say why."
-    return AirflowFailException(message) if exit_code == InputError.exit_code else AirflowException(message)
+    return AirflowFailException(message) if exit_code in NEVER_AGAIN else AirflowException(message)

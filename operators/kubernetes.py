@@ -7,11 +7,13 @@ from airflow.providers.cncf.kubernetes.pod_generator import make_safe_label_valu
 from airflow.sdk.exceptions import AirflowException
 
 from operators.contract import manifest_reference, refuse_unknown_conf, stage_arguments, stage_failure
+from operators.out_of_memory import out_of_memory_failure
 from operators.pods import BASE_CONTAINER, CONTAINER_SECURITY, RESULT_FILE, gpus_of, pod_template
 from operators.settings import RunnerSettings
 from scan2twin.stages import Stage
 
 STARTUP_TIMEOUT_S = 900  # a CUDA image of several GB on a node that has never seen it
+OUT_OF_MEMORY = "OOMKilled"  # the reason that Kubernetes gives for a container over its memory limit
 LOG_INTERVAL_S = 60  # how often a deferred task comes back to copy the pod's log
 
 
@@ -39,7 +41,7 @@ class KubernetesStageOperator(KubernetesPodOperator):  # type: ignore[misc]  # a
             xcom_sidecar_container_security_context=CONTAINER_SECURITY,
             **options,
         )
-        self.stage = stage.name
+        self.stage = stage
 
     def execute(self, context: Any) -> dict[str, str] | None:
         """Start the pod and wait for it, or hand the waiting over to the triggerer."""
@@ -62,20 +64,22 @@ class KubernetesStageOperator(KubernetesPodOperator):  # type: ignore[misc]  # a
             sidecar.image = stage.image
         return pod
 
-    def cleanup(self, pod: Any, remote_pod: Any, **options: Any) -> None:
-        """Delete the pod; raise what the stage's exit code means if it failed."""
+    def cleanup(self, pod: Any, remote_pod: Any, xcom_result: Any = None, context: Any = None) -> None:
+        """Delete the pod; raise what the end of its stage means if it failed."""
         try:
-            super().cleanup(pod, remote_pod, **options)
+            super().cleanup(pod, remote_pod, xcom_result, context)
         except AirflowException:
-            exit_code = stage_exit_code(remote_pod)
-            if not exit_code:  # the pod failed, not the stage: evicted, out of time, image not found
+            ended = stage_end(remote_pod)
+            if ended is None or not ended.exit_code:  # the pod failed, not the stage: evicted, image not found
                 raise
-            raise stage_failure(self.stage, exit_code) from None
+            if ended.reason == OUT_OF_MEMORY and context:
+                raise out_of_memory_failure(self.stage, context["params"]) from None
+            raise stage_failure(self.stage.name, ended.exit_code) from None
 
 
-def stage_exit_code(pod: Any) -> int | None:
-    """Return the exit code of the stage in a pod as Kubernetes describes it; None if it did not come to an end."""
+def stage_end(pod: Any) -> Any:
+    """Return how the stage in a pod ended, a V1ContainerStateTerminated; None if it did not come to an end."""
     for status in (pod.status.container_statuses or []) if pod and pod.status else []:
         if status.name == BASE_CONTAINER and status.state and status.state.terminated:
-            return int(status.state.terminated.exit_code)
+            return status.state.terminated
     return None

@@ -13,7 +13,9 @@ from typing import Any
 
 from airflow.sdk import BaseOperator
 
-from operators.contract import read_result, refuse_unknown_conf, stage_arguments, stage_failure
+from operators.contract import KILLED, read_result, refuse_unknown_conf, stage_arguments, stage_failure
+from operators.out_of_memory import out_of_memory_failure
+from scan2twin.memory import out_of_memory_kills
 from scan2twin.processes import end_groups, start_in_own_group
 from scan2twin.stages import Stage
 
@@ -34,13 +36,14 @@ class LocalStageOperator(BaseOperator):  # type: ignore[misc]  # airflow is unty
 
     def __init__(self, *, stage: Stage, **options: Any) -> None:
         super().__init__(execution_timeout=timedelta(seconds=stage.resources.timeout_s), **options)
-        self.stage = stage.name
+        self.stage = stage
         self.arguments = stage_arguments(stage, RESULT_FILE)
         self._process: subprocess.Popen[bytes] | None = None
 
     def execute(self, context: Any) -> dict[str, str]:
         """Run the stage to its end and return the manifest's URI and the fingerprint."""
         refuse_unknown_conf(context["dag_run"].conf, context["dag"].params)
+        kills_before = out_of_memory_kills()
         with tempfile.TemporaryDirectory(prefix="scan2twin-task-") as folder:
             self._process = start_in_own_group(
                 [sys.executable, "-m", "scan2twin", *self.arguments],
@@ -51,8 +54,10 @@ class LocalStageOperator(BaseOperator):  # type: ignore[misc]  # airflow is unty
                 text = line.decode(errors="backslashreplace").rstrip()
                 self.log.log(level_of(text), "%s", text)
             exit_code = self._process.wait()
+            if exit_code in KILLED and out_of_memory_kills() > kills_before:
+                raise out_of_memory_failure(self.stage, context["params"])
             if exit_code:
-                raise stage_failure(self.stage, exit_code)
+                raise stage_failure(self.stage.name, exit_code)
             return read_result(Path(folder, RESULT_FILE))
 
     def on_kill(self) -> None:

@@ -1,12 +1,23 @@
-"""How much memory a piece of work takes."""
+"""How much memory a piece of work takes, and whether the kernel ended something for want of it."""
 
+import re
 import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import Self
 
 import psutil
 
 _SAMPLE_S = 0.1
+
+
+def out_of_memory_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
+    """Return how many processes the kernel has killed for want of memory since it started; 0 where it does not say."""
+    try:
+        match = re.search(r"^oom_kill (\d+)$", vmstat.read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(match[1]) if match else 0
 
 
 class PeakMemory:

@@ -15,9 +15,9 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from types import FrameType
 from scan2twin import __version__, stages
 from scan2twin.config import PipelineConfig
 from scan2twin.errors import InputError, MissingArtifactError, ResourceError
+from scan2twin.fallback import NOTE, Fallback, note_out_of_memory, ran_out_of_memory
 from scan2twin.logs import log_context
 from scan2twin.memory import PeakMemory
 from scan2twin.progress import Progress
@@ -33,6 +34,7 @@ from scan2twin.stages import CAPTURE, Stage, StageInputs, StageResult
 from scan2twin.store import ArtifactStore
 from scan2twin.store.artifacts import MANIFEST, commit, discard, download, new_attempt, read_manifest, upload
 from scan2twin.store.captures import StoredCapture, download_capture, find_capture, import_capture
+from scan2twin.store.checkpoints import CheckpointKeeper, discard_checkpoints
 from scan2twin.store.manifest import Durations, Manifest, fingerprint
 from scan2twin.store.models import MODELS, fetch_model, publish
 from scan2twin.store.transfer import parallel
@@ -64,9 +66,12 @@ def run_stage(
     config: PipelineConfig,
     progress: Progress,
     workdir: Path | None = None,
+    *,
+    fallback: Fallback | None = None,
 ) -> StageRun:
     """Bring about the output of one stage of a capture and commit it; an output that is committed is left alone.
 
+    Where memory runs out, now or in an earlier try of any stage, the stage runs with `fallback` instead of `config`.
     Temporary files go below `workdir` (default: the system's) and are gone afterwards, also after an error or
     SIGTERM. Raises MissingArtifactError if an earlier stage has to run first, InputError for a stage or capture
     that does not exist, ResourceError if memory or disk ran out, StoreError, and whatever the stage raises.
@@ -77,7 +82,9 @@ def run_stage(
         names = ", ".join(known.name for known in stages.STAGES)
         raise InputError(f"stage {stage_name!r}: no such stage; choose one of {names}") from None
     with _sigterm_unwinds(), log_context(capture=capture_id, stage=stage_name):
-        return _run(_Job(store, find_capture(store, capture_id), config, progress, workdir), stage)
+        return _run_or_fall_back(
+            _Job(store, find_capture(store, capture_id), config, progress, workdir, fallback), stage
+        )
 
 
 def run_pipeline(
@@ -87,17 +94,18 @@ def run_pipeline(
     progress: Progress,
     *,
     workdir: Path | None = None,
+    fallback: Fallback | None = None,
     on_stage_start: Callable[[Stage], None] = lambda stage: None,
     on_stage_end: Callable[[Stage, StageRun], None] = lambda stage, run: None,
 ) -> list[StageRun]:
     """Run every stage in order, each as `run_stage` does; what is committed is skipped."""
     runs = []
     with _sigterm_unwinds(), log_context(capture=capture_id):
-        job = _Job(store, find_capture(store, capture_id), config, progress, workdir)
+        job = _Job(store, find_capture(store, capture_id), config, progress, workdir, fallback)
         for stage in stages.STAGES:
             on_stage_start(stage)
             with log_context(stage=stage.name):
-                run = _run(job, stage)
+                run = _run_or_fall_back(job, stage)
             on_stage_end(stage, run)
             runs.append(run)
     return runs
@@ -127,6 +135,8 @@ class _Job:
     config: PipelineConfig
     progress: Progress
     workdir: Path | None
+    fallback: Fallback | None = None  # used where `config` takes too much memory
+    warnings: Sequence[str] = ()  # of every stage that runs
 
     @property
     def capture_id(self) -> str:
@@ -138,6 +148,23 @@ class _Job:
 
     def folder(self, stage: Stage) -> str:
         return output_folder(self.capture_id, stage, self.fingerprints[stage.name])
+
+
+def _run_or_fall_back(job: _Job, stage: Stage) -> StageRun:
+    """Run `stage` as asked for, or with the job's fallback where memory ran out in this stage or before it."""
+    fallback = job.fallback
+    if fallback is None:
+        return _run(job, stage)
+    smaller = replace(job, config=fallback.config, fallback=None, warnings=[fallback.warning])
+    upto = stages.STAGES[: stages.STAGES.index(stage) + 1]
+    if not any(parallel(lambda earlier: ran_out_of_memory(job.store, job.folder(earlier)), upto)):
+        try:
+            return _run(job, stage)
+        except ResourceError as error:
+            note_out_of_memory(job.store, job.folder(stage), str(error))
+            log.warning("%s; going on with preset %s instead of %s", error, fallback.preset, fallback.requested)
+    # Outside of the handler, which would keep what fills the memory. Earlier stages may differ between the presets.
+    return [_run(smaller, earlier) for earlier in upto][-1]
 
 
 def _run(job: _Job, stage: Stage) -> StageRun:
@@ -196,9 +223,12 @@ def _run_and_commit(job: _Job, stage: Stage, earlier: Mapping[str, Manifest], te
 
     outputs = temporary / "outputs"
     outputs.mkdir()
-    inputs = StageInputs(folders, {name: manifest.to_json() for name, manifest in earlier.items()})
+    folder, attempt = job.folder(stage), new_attempt()
+    checkpoints = temporary / "checkpoints" if stage.keeps_checkpoints else None
+    inputs = StageInputs(folders, {name: manifest.to_json() for name, manifest in earlier.items()}, checkpoints)
     section = job.config.section(stage.name)
-    with PeakMemory() as memory:
+    keeper = CheckpointKeeper(job.store, folder, checkpoints) if checkpoints else nullcontext()
+    with keeper, PeakMemory() as memory:
         try:
             run = stage.load()
             _take_sigterm_back()
@@ -207,7 +237,6 @@ def _run_and_commit(job: _Job, stage: Stage, earlier: Mapping[str, Manifest], te
             job.progress.close()  # its last line belongs to this stage
     ran = time.monotonic()
 
-    folder, attempt = job.folder(stage), new_attempt()
     try:
         files = upload(job.store, folder, attempt, outputs)
         uploaded = time.monotonic()
@@ -225,7 +254,7 @@ def _run_and_commit(job: _Job, stage: Stage, earlier: Mapping[str, Manifest], te
             attempt=attempt,
             files=files,
             metrics=dict(result.metrics),
-            warnings=list(result.warnings),
+            warnings=[*job.warnings, *result.warnings],
             durations=Durations(
                 total_s=uploaded - clock,
                 download_s=downloaded - clock,
@@ -240,7 +269,11 @@ def _run_and_commit(job: _Job, stage: Stage, earlier: Mapping[str, Manifest], te
         discard(job.store, folder, attempt)
         raise
     # From here on nothing is discarded: a commit that failed on its way back may still have reached the store.
-    return commit(job.store, folder, manifest)
+    committed = commit(job.store, folder, manifest)
+    job.store.delete(f"{folder}/{NOTE}")  # of an earlier try on a smaller machine
+    if checkpoints:
+        discard_checkpoints(job.store, folder)
+    return committed
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from scan2twin.config import PipelineConfig, Preset, resolve_config
 from scan2twin.errors import ConfigError
+from scan2twin.fallback import Fallback, next_smaller
 from scan2twin.progress import BarProgress, LogProgress, Progress
 
 console = Console(stderr=True, highlight=False)  # standard output is for results
@@ -38,6 +39,13 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="One override, e.g. --set reconstruct.iterations=500. Repeatable.", show_default=False),
 ]
+AllowSmallerOption = Annotated[
+    bool,
+    typer.Option(
+        "--allow-smaller-preset/--no-allow-smaller-preset",
+        help="Where memory runs out, use the next smaller preset, once.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
 
@@ -48,6 +56,17 @@ def configuration(preset: Preset, config: str | None, assignments: list[str] | N
         ConfigError: text that is not JSON, a malformed assignment, or an unknown section, key or value.
 
     """
+    return resolve_config(preset, _overrides(config, assignments))
+
+
+def allowed_fallback(
+    allowed: bool, preset: Preset, config: str | None, assignments: list[str] | None = None
+) -> Fallback | None:
+    """Return what replaces `configuration(preset, config, assignments)` where memory runs out, if that is allowed."""
+    return next_smaller(preset, _overrides(config, assignments)) if allowed else None
+
+
+def _overrides(config: str | None, assignments: list[str] | None) -> dict[str, Any]:
     overrides = read_overrides(config) if config else {}
     for assignment in assignments or []:
         path, equals, value = assignment.partition("=")
@@ -55,7 +74,7 @@ def configuration(preset: Preset, config: str | None, assignments: list[str] | N
         if not (equals and dot and section and key):
             raise ConfigError(f"--set {assignment}: expected SECTION.KEY=VALUE, e.g. reconstruct.iterations=500")
         overrides.setdefault(section, {})[key] = _json_or_text(value)
-    return resolve_config(preset, overrides)
+    return overrides
 
 
 def read_overrides(config: str) -> dict[str, Any]:

@@ -9,11 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from scan2twin.cli.options import (
+    AllowSmallerOption,
     ConfigOption,
     JsonOption,
     PresetOption,
     SetOption,
     StoreOption,
+    allowed_fallback,
     configuration,
     console,
     make_progress,
@@ -34,6 +36,7 @@ def run(
     preset: PresetOption = Preset.STANDARD,
     config: ConfigOption = None,
     set_: SetOption = None,
+    allow_smaller_preset: AllowSmallerOption = False,
     json_: JsonOption = False,
 ) -> None:
     """Take a capture through every stage and leave the model in a folder. Finished stages are not repeated."""
@@ -51,8 +54,10 @@ def run(
     announced = _Announcer()
     try:
         runs = run_pipeline(
-            artifacts, capture_id, settings, progress, on_stage_start=announced.start, on_stage_end=announced.end
-        )
+            artifacts, capture_id, settings, progress,
+            fallback=allowed_fallback(allow_smaller_preset, preset, config, set_),
+            on_stage_start=announced.start, on_stage_end=announced.end,
+        )  # fmt: skip
     finally:
         progress.close()
     fetch_model(artifacts, capture_id, out, runs[-1].manifest)
@@ -113,6 +118,7 @@ def stage(
     preset: PresetOption = Preset.STANDARD,
     config: ConfigOption = None,
     set_: SetOption = None,
+    allow_smaller_preset: AllowSmallerOption = False,
     result: Annotated[
         Path | None, typer.Option("--result", help="File to write the manifest's place and fingerprint to, as JSON.")
     ] = None,
@@ -127,7 +133,8 @@ def stage(
     progress = make_progress()
     try:
         with log_context(run=run_id):
-            done = run_stage(artifacts, capture, name, settings, progress)
+            fallback = allowed_fallback(allow_smaller_preset, preset, config, set_)
+            done = run_stage(artifacts, capture, name, settings, progress, fallback=fallback)
     finally:
         progress.close()
     for warning in done.manifest.warnings:

@@ -41,7 +41,12 @@ def pod_of(stage: Stage, monkeypatch: pytest.MonkeyPatch, capture_id: str = "sku
         "ti": task,
         "run_id": "run",
         "dag": SimpleNamespace(parent_dag=None),
-        "params": {"capture_id": capture_id, "preset": "draft", "overrides": {"reconstruct": {"iterations": 5}}},
+        "params": {
+            "capture_id": capture_id,
+            "preset": "draft",
+            "overrides": {"reconstruct": {"iterations": 5}},
+            "allow_smaller_preset": False,
+        },
     }
     operator.render_template_fields(context)
     pod: dict[str, Any] = ApiClient().sanitize_for_serialization(operator.build_pod_request_obj(context, dry_run=True))
@@ -128,7 +133,7 @@ def test_without_gpus_every_stage_runs_on_the_processor(stage: Stage) -> None:
 def test_the_stages_exit_code_is_read_from_its_own_container(exit_code: int) -> None:
     from kubernetes.client import models as k8s
 
-    from operators.kubernetes import stage_exit_code
+    from operators.kubernetes import stage_end
 
     def ended(name: str, code: int) -> Any:
         state = k8s.V1ContainerState(terminated=k8s.V1ContainerStateTerminated(exit_code=code))
@@ -136,6 +141,6 @@ def test_the_stages_exit_code_is_read_from_its_own_container(exit_code: int) -> 
 
     sidecar = ended("airflow-xcom-sidecar", 5)
     pod = k8s.V1Pod(status=k8s.V1PodStatus(container_statuses=[sidecar, ended("base", exit_code)]))
-    assert stage_exit_code(pod) == exit_code
-    assert stage_exit_code(k8s.V1Pod(status=k8s.V1PodStatus(container_statuses=[sidecar]))) is None
-    assert stage_exit_code(None) is None
+    assert stage_end(pod).exit_code == exit_code
+    assert stage_end(k8s.V1Pod(status=k8s.V1PodStatus(container_statuses=[sidecar]))) is None
+    assert stage_end(None) is None
