@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from reconstruction.appearance import SceneLight, load_light
 from reconstruction.atlas import UvMesh, decimate, unwrap
@@ -16,10 +17,9 @@ from reconstruction.bake import bake, dilate, to_8bit
 from reconstruction.color import linear_to_srgb
 from reconstruction.data import Views, load_views
 from reconstruction.field import load_field
-from reconstruction.gltf import write_glb
-from reconstruction.measure import measure_view
-from reconstruction.model import Material, ModelInfo, TexturedModel, reference_from_model
-from reconstruction.obj import write_obj
+from reconstruction.formats import write_formats
+from reconstruction.measure import comparison_picture, measure_view
+from reconstruction.model import Material, ModelInfo, Origin, TexturedModel, reference_from_model
 from reconstruction.preview import Studio, write_preview, write_turntable
 from reconstruction.refine_textures import observe, refine
 from reconstruction.render import Renderer, straight_srgb
@@ -31,11 +31,14 @@ from scan2twin.progress import Progress
 from scan2twin.stages import StageInputs, StageResult
 
 PREVIEW_SIDE = 1024  # pixels
+PICTURE_QUALITY = 85  # of JPEG, for pictures to look at
 GLOSS_SHARE = 0.2  # of the headlight; with less of it little tells gloss from colour, and the material is matt
 
 
 def run(inputs: StageInputs, outputs: Path, config: ExportConfig, progress: Progress) -> StageResult:
-    """Write model.glb, model.obj with its MTL and textures, model.json, preview.png and turntable.mp4.
+    """Write the model's files (see `reconstruction.formats`), model.json, preview.png and turntable.mp4.
+
+    `heldout/NNNNNN.jpg` shows each held-out photo, the finished model from the same place, and the error ×4.
 
     Raises:
         ReconstructionError: the mesh holds no surface.
@@ -70,12 +73,11 @@ def run(inputs: StageInputs, outputs: Path, config: ExportConfig, progress: Prog
     if light is not None and float(light.share) >= GLOSS_SHARE:
         packed = to_8bit(torch.cat([torch.ones_like(finish[..., :1]), finish], dim=2)).numpy()
     material = Material(to_8bit(base_color).numpy(), packed)
-    figures = measure_heldout(mesh, material, light, inputs, dataset, progress)
+    figures = measure_heldout(mesh, material, light, inputs, dataset, outputs / "heldout", progress)
 
-    placed, model_to_reference = place_on_floor(mesh, np.array(dataset.unit_to_reference))
+    placed, model_to_reference = place(mesh, np.array(dataset.unit_to_reference), config.origin)
     model = TexturedModel(placed, material, dataset.capture_id, provenance(inputs, dataset))
-    write_glb(model, outputs / "model.glb")
-    write_obj(model, outputs)
+    write_formats(model, outputs, config)
     info = ModelInfo(
         capture_id=dataset.capture_id,
         metric=dataset.metric,
@@ -88,7 +90,8 @@ def run(inputs: StageInputs, outputs: Path, config: ExportConfig, progress: Prog
     )
     info.write(outputs / "model.json")
 
-    studio = Studio(model, light)
+    standing, _ = place(mesh, np.array(dataset.unit_to_reference), "floor")
+    studio = Studio(replace(model, mesh=standing), light)
     azimuth = studio.best_side()
     write_preview(studio, azimuth, PREVIEW_SIDE, outputs / "preview.png")
     if config.turntable_frames:
@@ -127,11 +130,13 @@ def measure_heldout(
     light: SceneLight | None,
     inputs: StageInputs,
     dataset: Dataset,
+    pictures: Path,
     progress: Progress,
 ) -> dict[str, float]:
     """Compare the finished textured mesh (unit frame) with the held-out photos; means over the views, PSNR in dB.
 
-    Each view has the pose and exposure that reconstruct fitted to it: see `reconstruction.reconstruct`.
+    A picture of each comparison is left in the folder `pictures`. Each view has the pose and exposure that
+    reconstruct fitted to it: see `reconstruction.reconstruct`.
     """
     views, _ = load_views(inputs["mask"], dataset, "heldout", dataset.resolution)
     if len(views) == 0:
@@ -140,12 +145,16 @@ def measure_heldout(
         cameras, gains = torch.from_numpy(fitted["clip_from_unit"]), torch.from_numpy(fitted["gain"])
     renderer = Renderer(mesh, material, light)
     figures = []
+    pictures.mkdir()
     progress.start("measure", len(views))
     for k, (camera, gain) in enumerate(zip(cameras, gains, strict=True)):
         photo, window = views.images[k].float() / 255, views.window(k)
         drawn = straight_srgb(renderer.draw_through(camera, (dataset.resolution, dataset.resolution)).flip(0))
         color, coverage = expose(drawn[..., :3], gain).clamp(0, 1), drawn[..., 3:]
-        figures.append(measure_view(torch.cat([color * coverage, coverage], dim=2)[window], photo[window]))
+        drawn = torch.cat([color * coverage, coverage], dim=2)
+        figures.append(measure_view(drawn[window], photo[window]))
+        picture = Image.fromarray(comparison_picture(drawn, photo))
+        picture.save(pictures / f"{views.index[k]:06d}.jpg", quality=PICTURE_QUALITY)
         progress.advance()
     return {
         "heldout_psnr": round(float(np.mean([f.psnr for f in figures])), 4),
@@ -154,18 +163,23 @@ def measure_heldout(
     }
 
 
-def place_on_floor(mesh: UvMesh, unit_to_reference: np.ndarray[Any, Any]) -> tuple[UvMesh, np.ndarray[Any, Any]]:
+def place(mesh: UvMesh, unit_to_reference: np.ndarray[Any, Any], origin: Origin) -> tuple[UvMesh, np.ndarray[Any, Any]]:
     """Move a mesh from the unit frame to the model frame; returns it with `model_to_reference` (4, 4).
 
     `unit_to_reference` (4, 4) is a similarity without rotation, so normals stay as they are.
     """
     reference = mesh.vertices.astype(np.float64) @ unit_to_reference[:3, :3].T + unit_to_reference[:3, 3]
-    model_to_reference = reference_from_model(reference)
+    model_to_reference = reference_from_model(reference, origin)
     vertices = (reference - model_to_reference[:3, 3]).astype(np.float32)
     return replace(mesh, vertices=vertices), model_to_reference
 
 
 def provenance(inputs: StageInputs, dataset: Dataset) -> dict[str, Any]:
-    """Return what the GLB says of its origin: the capture, and the fingerprint of every stage before."""
-    fingerprints = {name: manifest["fingerprint"] for name, manifest in inputs.manifests.items()}
-    return {"capture_id": dataset.capture_id, "metric": dataset.metric, "fingerprints": fingerprints}
+    """Return what the GLB says of its origin: the capture, its scale, and each earlier stage's fingerprint and code."""
+    return {
+        "capture_id": dataset.capture_id,
+        "metric": dataset.metric,
+        "unit": "metre" if dataset.metric else "unknown",
+        "fingerprints": {name: manifest["fingerprint"] for name, manifest in inputs.manifests.items()},
+        "versions": {name: manifest["code_version"] for name, manifest in inputs.manifests.items()},
+    }

@@ -1,7 +1,7 @@
 """GLB, the binary glTF 2.0 that viewers open: one mesh, one PBR material, provenance in `asset.extras`."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import trimesh
@@ -17,24 +17,27 @@ from scan2twin.errors import InputError
 # glTF 2.0 §5.26 and §5.27, values of OpenGL: trilinear, and no repeat, since an atlas has no neighbour to wrap to.
 SAMPLER = {"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}
 
+Encoding = Literal["png", "jpeg", "webp"]  # of textures; the last two lose a little
+QUALITY = 90  # of JPEG and WebP: no artefacts that an eye finds
 
-def write_glb(model: TexturedModel, path: Path) -> None:
-    """Write `model` as a GLB that the Khronos validator passes."""
-    mesh, textures = model.mesh, model.material
+
+def write_glb(model: TexturedModel, path: Path, textures: Encoding = "png") -> None:
+    """Write `model` as a GLB that the Khronos validator passes; WebP textures need the extension EXT_texture_webp."""
+    mesh, maps = model.mesh, model.material
     material = PBRMaterial(
         name=model.name,
-        baseColorTexture=Image.fromarray(textures.base_color),
-        metallicRoughnessTexture=_image(textures.metallic_roughness),
-        normalTexture=_image(textures.normal),
-        metallicFactor=0.0 if textures.metallic_roughness is None else 1.0,
-        roughnessFactor=textures.roughness if textures.metallic_roughness is None else 1.0,
+        baseColorTexture=_image(maps.base_color, textures),
+        metallicRoughnessTexture=_image(maps.metallic_roughness, textures),
+        normalTexture=_image(maps.normal, textures),
+        metallicFactor=0.0 if maps.metallic_roughness is None else 1.0,
+        roughnessFactor=maps.roughness if maps.metallic_roughness is None else 1.0,
     )
     # trimesh counts v from the bottom of the image and turns it round when it writes glTF.
     visual = trimesh.visual.TextureVisuals(uv=mesh.uv * (1, -1) + (0, 1), material=material)
     geometry = trimesh.Trimesh(
         mesh.vertices, mesh.faces, vertex_normals=mesh.normals, visual=visual, process=False, validate=False
     )
-    if textures.normal is not None:
+    if maps.normal is not None:
         geometry.vertex_attributes["_TANGENT"] = vertex_tangents(mesh)
     scene = trimesh.Scene()
     scene.add_geometry(geometry, geom_name=model.name, node_name=model.name)
@@ -52,7 +55,14 @@ def write_glb(model: TexturedModel, path: Path) -> None:
         for texture in tree["textures"]:
             texture["sampler"] = 0
 
-    path.write_bytes(export_glb(scene, include_normals=True, unitize_normals=True, tree_postprocessor=finish))
+    data = export_glb(
+        scene,
+        include_normals=True,
+        unitize_normals=True,
+        tree_postprocessor=finish,
+        extension_webp=textures == "webp",
+    )
+    path.write_bytes(data)
 
 
 def read_glb(path: Path) -> tuple[UvMesh, Material]:
@@ -88,5 +98,12 @@ def read_glb(path: Path) -> tuple[UvMesh, Material]:
     )
 
 
-def _image(texture: Any) -> Image.Image | None:
-    return None if texture is None else Image.fromarray(texture)
+def _image(texture: Any, encoding: Encoding) -> Image.Image | None:
+    """Return a texture as trimesh takes it: it writes the format that the image says, with the options it carries."""
+    if texture is None:
+        return None
+    image = Image.fromarray(texture)
+    if encoding != "png":
+        image.format = encoding.upper()
+        image.encoderinfo = {"quality": QUALITY, "subsampling": 0}  # packed channels are no colours
+    return image

@@ -1,12 +1,12 @@
 """The finished model as the exporters see it, and `model.json` that goes with it.
 
-The *model* frame is glTF's (2.0, §3.4): metres, right-handed, +Y up, the middle of the object's underside at
-the origin. Its axes are the reference frame's, so `model_to_reference` is a translation.
+The *model* frame is glTF's (2.0, §3.4): metres, right-handed, +Y up; by default the middle of the object's underside
+is at the origin. Its axes are the reference frame's, so `model_to_reference` is a translation.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from reconstruction.atlas import UvMesh
 from scan2twin.frames import Document, Matrix4
 
 Image = npt.NDArray[np.uint8]
+Origin = Literal["floor", "center", "reference"]
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,15 @@ class ModelInfo(Document):
     headlight_share: float = 0.0
 
 
-def reference_from_model(vertices: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return `model_to_reference` (4, 4) for a mesh (V, 3) in the reference frame: origin at its floor's centre."""
+def reference_from_model(vertices: npt.NDArray[np.float64], origin: Origin = "floor") -> npt.NDArray[np.float64]:
+    """Return `model_to_reference` (4, 4) for a mesh (V, 3) in the reference frame.
+
+    The model's origin is the middle of its box's underside (floor), the box's middle (center) or the reference's own.
+    """
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     model_to_reference = np.eye(4)
-    model_to_reference[:3, 3] = ((low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2)
+    if origin != "reference":
+        model_to_reference[:3, 3] = (low + high) / 2
+    if origin == "floor":
+        model_to_reference[1, 3] = low[1]
     return model_to_reference

@@ -69,18 +69,25 @@ class RefinePosesConfig(Section):
 class MaskConfig(Section):
     """Options of the mask stage."""
 
-    backend: Literal["auto", "user", "network", "grabcut"] = Field(
+    backend: Literal["auto", "user", "network", "carvekit", "grabcut"] = Field(
         "auto",
-        description="where masks come from: auto = the capture's own where it has them, else the network; user = the "
-        "capture's own only; network = the network only; grabcut = colours only, the last resort",
+        description="where masks come from: auto = the capture's own where it has them, else the network, and colours "
+        "where that finds nothing; user = the capture's own only; network = the network only; carvekit = CarveKit's "
+        "networks (scan2twin[carvekit]); grabcut = colours only, the last resort",
     )
-    network: str | None = Field(None, description="path of another ONNX network (ISNet, BiRefNet, …) than u2netp")
+    network: str | None = Field(
+        None,
+        description="another ONNX network (ISNet, BiRefNet, …) than u2netp: its path, or its name among those that "
+        "`scan2twin weights fetch` has fetched",
+    )
     network_sha256: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="refuse the file at `network` if it has another SHA-256"
     )
-    network_normalisation: Literal["u2net", "isnet", "imagenet"] = Field(
+    network_normalisation: Literal["u2net", "isnet", "birefnet", "imagenet"] = Field(
         "isnet", description="how the network at `network` wants its pixels"
     )
+    carvekit_network: Literal["tracer_b7", "u2net"] = Field("tracer_b7", description="CarveKit's segmentation network")
+    carvekit_matting: bool = Field(True, description="find CarveKit's outlines by FBA matting")
     refine: bool = Field(True, description="bring the masks of all views into agreement, and crop to what they show")
     resolution: int = Field(512, ge=64, le=2048, description="side of a square crop, pixels")
     margin: float = Field(0.1, ge=0, le=1, description="space kept round the projected object box, as a share")
@@ -122,6 +129,22 @@ class ExportConfig(Section):
     )
     turntable_frames: int = Field(72, ge=0, le=720, description="frames of turntable.mp4, 24 a second; 0 makes none")
     turntable_size: int = Field(512, ge=64, le=2048, multiple_of=2, description="side of a turntable frame, pixels")
+    formats: tuple[Literal["obj", "ply", "usdz"], ...] = Field(
+        ("obj", "ply", "usdz"), description="files written beside model.glb"
+    )
+    levels: tuple[Literal["web", "ar"], ...] = Field(
+        ("web",),
+        description="smaller GLBs: web = 20,000 triangles and textures of 1024, ar = 100,000 and 2048; the USDZ is ar",
+    )
+    level_textures: Literal["jpeg", "webp", "png"] = Field(
+        "jpeg", description="textures of the smaller GLBs; webp is smaller still, but not every program reads it"
+    )
+    origin: Literal["floor", "center", "reference"] = Field(
+        "floor",
+        description="where the model's origin lies: floor = in the middle of its underside, center = in the middle of its "
+        "box, reference = at the scan's anchor",
+    )
+    up: Literal["y", "z"] = Field("y", description="the axis that is up in OBJ and PLY; glTF and USDZ are always +Y up")
 
 
 class PublishConfig(Section):

@@ -101,7 +101,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "export", "reconstruction.export", ("mask", "reconstruct"),
-        "UV atlas, textures, GLB and OBJ in metres, preview and turntable",
+        "UV atlas, textures, GLB, USDZ, OBJ and PLY in metres, preview and turntable", version=2,
     ),
     Stage(
         "publish", "reconstruction.publish", ("export",),

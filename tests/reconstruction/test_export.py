@@ -93,12 +93,13 @@ def write_inputs(folder: Path, *, metric: bool = True) -> StageInputs:
     np.savez(
         folder / "reconstruct" / "views.npz", index=train, camera_from_unit=cameras[train], gain=gains[train],
         weight=gains[train, 0],
+        clip_from_camera=np.tile(clip_from_camera(intrinsics, 64, 64), (len(train), 1, 1)).astype(np.float32),
     )  # fmt: skip
     np.savez(
         folder / "reconstruct" / "heldout" / "cameras.npz", index=heldout, gain=gains[heldout],
         clip_from_unit=np.array(clips, np.float32)[heldout],
     )  # fmt: skip
-    return StageInputs({name: folder / name for name in ("mask", "reconstruct")}, {"mask": {"fingerprint": "ab" * 32}})
+    return StageInputs({name: folder / name for name in ("mask", "reconstruct")}, {"mask": manifest("mask", 1, 1)})
 
 
 def manifest(stage: str, seconds: float, memory: float, **more: Any) -> dict[str, Any]:
@@ -133,7 +134,8 @@ def run_publish(exported_folder: Path, outputs: Path) -> dict[str, Any]:
 def test_the_folder_holds_the_whole_model(exported: tuple[Path, StageResult]) -> None:
     folder, result = exported
     assert {path.name for path in folder.iterdir()} == {
-        "model.glb", "model.obj", "model.mtl", "model_basecolor.png", "model.json", "preview.png", "turntable.mp4",
+        "model.glb", "model_web.glb", "model.usdz", "model.ply", "model.obj", "model.mtl", "model_basecolor.png",
+        "model.json", "preview.png", "turntable.mp4", "heldout",
     }  # fmt: skip
     assert result.warnings == []
     assert result.metrics["triangles"] == 1280
@@ -268,7 +270,7 @@ def test_sky_directions_light_a_floor_evenly() -> None:
 
 def test_publishing_copies_every_file_and_reports(exported: tuple[Path, StageResult], tmp_path: Path) -> None:
     report = run_publish(exported[0], tmp_path / "out")
-    for path in exported[0].iterdir():
+    for path in filter(Path.is_file, exported[0].iterdir()):
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
     info = ModelInfo.read(exported[0] / "model.json")
     assert report["heldout_psnr"] == 31.5

@@ -13,7 +13,7 @@ import trimesh
 from PIL import Image
 
 from reconstruction.atlas import UvMesh, unwrap
-from reconstruction.export import place_on_floor
+from reconstruction.export import place
 from reconstruction.gltf import read_glb, write_glb
 from reconstruction.model import Material, TexturedModel
 from reconstruction.obj import write_obj
@@ -37,8 +37,8 @@ FACE_COLORS = {
 def box() -> TexturedModel:
     """A box of 0.2 × 0.5 × 0.3 m whose six faces have six colours, half of it below the reference's origin."""
     plain = trimesh.creation.box(extents=SIZE_M / 0.5)
-    mesh, _ = place_on_floor(unwrap(plain.vertices.astype(np.float32), plain.faces.astype(np.int32), 128),
-                             UNIT_TO_REFERENCE)  # fmt: skip
+    unwrapped = unwrap(plain.vertices.astype(np.float32), plain.faces.astype(np.int32), 128)
+    mesh, _ = place(unwrapped, UNIT_TO_REFERENCE, "floor")
     # Paint a generous square round every triangle; the gutter between charts keeps the colours apart.
     texture = np.zeros((128, 128, 3), np.uint8)
     corners = mesh.vertices[mesh.faces]
@@ -176,7 +176,7 @@ def test_a_truncated_glb_is_refused(box: TexturedModel, tmp_path: Path) -> None:
 def test_the_floor_is_at_zero_and_the_way_back_is_exact() -> None:
     vertices = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
     mesh = UvMesh(vertices, vertices, vertices[:, :2], np.zeros((1, 3), np.int32), np.arange(50, dtype=np.int32))
-    placed, model_to_reference = place_on_floor(mesh, UNIT_TO_REFERENCE)
+    placed, model_to_reference = place(mesh, UNIT_TO_REFERENCE, "floor")
     low, high = placed.vertices.min(axis=0), placed.vertices.max(axis=0)
     assert low[1] == 0
     assert (low + high)[[0, 2]] == pytest.approx([0, 0], abs=1e-6)
