@@ -4,10 +4,11 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 # The Khronos glTF validator is a Node program; without npm the test that needs it says so and is skipped.
 VALIDATOR := $(if $(shell command -v npm),tests/node_modules/.package-lock.json)
+RECORDER := recorder-app/node_modules/.package-lock.json
 
-.PHONY: setup demo test lint format types lock clean
+.PHONY: setup demo test lint format types lock clean recorder-lint recorder-test
 
-setup: $(STAMP) $(VALIDATOR)
+setup: $(STAMP) $(VALIDATOR) $(if $(VALIDATOR),$(RECORDER))
 
 # torch goes first and through pip, which takes a CPU build where one is offered; uv then installs the rest fast.
 $(STAMP): requirements.lock pyproject.toml
@@ -21,6 +22,16 @@ $(STAMP): requirements.lock pyproject.toml
 tests/node_modules/.package-lock.json: tests/package.json tests/package-lock.json
 	npm ci --silent --prefix tests
 	touch $@
+
+$(RECORDER): recorder-app/package.json recorder-app/package-lock.json
+	npm ci --silent --prefix recorder-app
+	touch $@
+
+recorder-lint: $(RECORDER) ## types, eslint and prettier of the phone's app
+	npm run --silent --prefix recorder-app lint
+
+recorder-test: $(RECORDER) ## the app's unit tests
+	npm test --silent --prefix recorder-app
 
 demo: $(STAMP) ## the sample capture through the Airflow DAG, to out/demo/model.glb
 	$(BIN)/scan2twin demo --out out/demo

@@ -1,0 +1,177 @@
+/** Sends one capture file by file, and goes on where it was cut: after a reload, a lost network or a full night. */
+import { captureDocument, type BundleFile } from '../capture/format';
+import { listFiles, type Database, type StoredFrame } from '../storage/database';
+import { TemporaryError, type Completion, type IngestApi, type SignedPut } from './api';
+
+const BATCH = 12; // addresses signed at once; they hold for minutes only
+const PARALLEL = 3; // more does not fill a phone's uplink any better
+const FIRST_DELAY_MS = 500;
+const MAX_DELAY_MS = 30_000;
+const MAX_REPAIRS = 3; // rounds in which the server finds damaged files before something else must be wrong
+
+export interface UploadProgress {
+  readonly sentFiles: number;
+  readonly files: number;
+  readonly sentBytes: number;
+  readonly bytes: number;
+  /** Why it waits, or empty. */
+  readonly waiting: string;
+}
+
+export interface UploadOptions {
+  readonly signal?: AbortSignal;
+  readonly onProgress?: (progress: UploadProgress) => void;
+  readonly sleep?: (ms: number) => Promise<void>;
+}
+
+interface Item extends BundleFile {
+  readonly frame: StoredFrame | null; // null: frames.jsonl
+}
+
+/**
+ * Upload a capture and return the run that makes its model. Temporary failures are tried again for ever, with
+ * exponential backoff and jitter, until `signal` ends it.
+ *
+ * Throws PairingError if the right to upload has ended, RefusedError if the server does not want the capture.
+ */
+export async function upload(
+  database: Database,
+  api: IngestApi,
+  captureId: string,
+  { signal, onProgress = () => undefined, sleep = wait }: UploadOptions = {},
+): Promise<string> {
+  let failures = 0;
+  let repairs = 0;
+  for (;;) {
+    signal?.throwIfAborted();
+    const capture = new PendingUpload(database, api, captureId, signal, onProgress);
+    try {
+      const completion = await capture.round(() => (failures = 0));
+      if (completion?.state === 'complete') {
+        await database.updateCapture(captureId, { state: 'uploaded', runId: completion.runId });
+        await database.deleteImages(captureId);
+        return completion.runId;
+      }
+      if (completion?.state === 'incomplete' && ++repairs > MAX_REPAIRS) {
+        throw new TemporaryError(`the server finds ${completion.files.length} files damaged again and again`);
+      }
+    } catch (error) {
+      if (!(error instanceof TemporaryError)) throw error;
+      await capture.report(error.message);
+      const delay = Math.min(FIRST_DELAY_MS * 2 ** failures++, MAX_DELAY_MS) * (0.5 + Math.random() / 2);
+      await sleep(Math.max(delay, 1000 * error.retryAfterS));
+    }
+  }
+}
+
+/** One round: what is missing now, a batch of it sent; when nothing is missing, the completion. */
+class PendingUpload {
+  constructor(
+    private readonly database: Database,
+    private readonly api: IngestApi,
+    private readonly captureId: string,
+    private readonly signal: AbortSignal | undefined,
+    private readonly onProgress: (progress: UploadProgress) => void,
+  ) {}
+
+  async round(onSuccess: () => void): Promise<Completion | null> {
+    const { capture, frames, items, framesBytes } = await this.read();
+    const missing = items.filter((item) => !isSent(item, capture.uploadedDocument));
+    this.tell(items, missing, '');
+    // Creating again is harmless, and refuses at once what has no right to upload.
+    if (missing.length === items.length) await this.api.create(capture);
+    if (missing.length > 0) {
+      const batch = missing.slice(0, BATCH);
+      await this.send(batch, await this.api.presign(this.captureId, batch.map(bare)), framesBytes, onSuccess);
+      await this.report('');
+      return null;
+    }
+    const document = captureDocument(
+      capture.header,
+      frames.map((frame) => frame.record),
+      items.map(bare),
+    );
+    const completion = await this.api.complete(this.captureId, document);
+    if (completion.state === 'incomplete') await this.forget(items, completion.files);
+    return completion;
+  }
+
+  async report(waiting: string): Promise<void> {
+    const { capture, items } = await this.read();
+    this.tell(
+      items,
+      items.filter((item) => !isSent(item, capture.uploadedDocument)),
+      waiting,
+    );
+  }
+
+  private async read() {
+    const capture = await this.database.capture(this.captureId);
+    if (capture === undefined) throw new Error(`there is no capture ${this.captureId} on this phone`);
+    const frames = await this.database.frames(this.captureId);
+    const { framesBytes, framesFile, images } = await listFiles(frames);
+    const items: Item[] = images.map((file, index) => ({ ...file, frame: frames[index]! }));
+    items.push({ ...framesFile, frame: null });
+    return { capture, frames, items, framesBytes };
+  }
+
+  /** Send the files of a batch, `PARALLEL` at a time; one that fails does not keep the others from being sent. */
+  private async send(
+    batch: Item[],
+    uploads: SignedPut[],
+    framesBytes: Uint8Array<ArrayBuffer>,
+    onSuccess: () => void,
+  ): Promise<void> {
+    const waiting = batch.map((item) => ({ item, signed: uploads.find((upload) => upload.name === item.name) }));
+    let failure: unknown = null;
+    const worker = async (): Promise<void> => {
+      for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
+        const { item, signed } = next;
+        if (signed === undefined) throw new TemporaryError(`the server signed no address for ${item.name}`);
+        try {
+          const { frame } = item;
+          const body = frame === null ? framesBytes : await this.database.image(this.captureId, frame.record.i);
+          await this.api.put(signed, body, this.signal);
+          if (frame === null) await this.database.updateCapture(this.captureId, { uploadedDocument: item.sha256 });
+          else await this.database.markUploaded(this.captureId, frame.record.i, true);
+          onSuccess();
+        } catch (error) {
+          failure ??= error;
+        }
+      }
+    };
+    await Promise.all(Array.from({ length: PARALLEL }, worker));
+    if (failure !== null) throw failure as Error;
+  }
+
+  private async forget(items: Item[], names: readonly string[]): Promise<void> {
+    for (const { name, frame } of items) {
+      if (!names.includes(name)) continue;
+      if (frame === null) await this.database.updateCapture(this.captureId, { uploadedDocument: null });
+      else await this.database.markUploaded(this.captureId, frame.record.i, false);
+    }
+  }
+
+  private tell(items: readonly Item[], missing: readonly Item[], waiting: string): void {
+    const bytes = (of: readonly Item[]): number => of.reduce((sum, item) => sum + item.size, 0);
+    this.onProgress({
+      sentFiles: items.length - missing.length,
+      files: items.length,
+      sentBytes: bytes(items) - bytes(missing),
+      bytes: bytes(items),
+      waiting,
+    });
+  }
+}
+
+function isSent(item: Item, uploadedDocument: string | null): boolean {
+  return item.frame === null ? uploadedDocument === item.sha256 : item.frame.uploaded;
+}
+
+function bare({ name, size, sha256 }: BundleFile): BundleFile {
+  return { name, size, sha256 };
+}
+
+function wait(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
