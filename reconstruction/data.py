@@ -173,9 +173,12 @@ def _photo_edges(frame: DatasetFrame, side: int) -> tuple[float, float, float, f
 
 
 def _load_image(folder: Path, frame: DatasetFrame, side: int) -> NDArray[np.uint8]:
-    """Read a view as (side, side, 4) uint8, premultiplied sRGB and mask, bottom row first."""
+    """Read a view as (side, side, 4) uint8, premultiplied sRGB and mask, bottom row first; 0 beyond the photo."""
     bgr = _read(folder, frame.image, cv2.IMREAD_COLOR, side)
     mask = _read(folder, frame.mask, cv2.IMREAD_GRAYSCALE, side)
+    left, bottom, right, top = (round(edge * side) for edge in _photo_edges(frame, side))
+    mask[: side - top] = mask[side - bottom :] = 0
+    mask[:, :left] = mask[:, right:] = 0
     # Multiplying before any shrinking keeps background colour out of the pixels on the outline.
     rgb = bgr[:, :, ::-1] * (mask[:, :, None].astype(np.float32) / 255)
     return np.ascontiguousarray(np.dstack([np.rint(rgb).astype(np.uint8), mask])[::-1])

@@ -118,7 +118,7 @@ def refined_views(inputs: StageInputs, dataset: Dataset) -> tuple[Views, torch.T
     """Return the training views at full size, with cameras and weights from reconstruct, and their gains (B, 3)."""
     views, _ = load_views(inputs["mask"], dataset, "train", dataset.resolution)
     with np.load(inputs["reconstruct"] / "views.npz") as file:
-        names = ("clip_from_camera", "camera_from_unit", "weight")
+        names = ("camera_from_unit", "weight")
         refined = {name: torch.from_numpy(file[name]) for name in names}
         gains = torch.from_numpy(file["gain"])
     return replace(views, **refined), gains

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from reconstruction.appearance import SceneLight
-from reconstruction.cameras import se3_exp, with_focal
+from reconstruction.cameras import se3_exp
 from reconstruction.data import Views
 from reconstruction.field import MaterialField
 from reconstruction.initial_shape import VisualHull, box_with_air, initial_surface
@@ -42,7 +42,6 @@ LEARNING_RATE_OFFSET = 0.01
 LEARNING_RATE_FIELD = 0.01  # Munkberg et al. 2022, supplement
 LEARNING_RATE_LIGHT = 0.01  # share of the headlight
 LEARNING_RATE_CAMERA = 0.0001  # radians and unit-frame lengths
-LEARNING_RATE_FOCAL = 0.00005  # of the logarithm; every view moves it
 BETAS = (0.9, 0.999)
 EPSILON = 1e-12  # of Adam: the loss is a mean over pixels, so gradients come near the usual 1e-8
 DECAY = 0.1  # of the learning rates over the run (Munkberg et al. 2022, supplement)
@@ -53,7 +52,10 @@ WEIGHT_MASK = 1.0
 WEIGHT_LAPLACIAN = 0.001
 WEIGHT_SIGN = 0.00005
 WEIGHT_CAMERA = 10.0
-WEIGHT_FOCAL = 10.0
+WEIGHT_VARIATION = 0.003
+WEIGHT_NEUTRALITY = 0.005  # Munkberg et al. 2022, supplement
+WEIGHT_UNEVENNESS = 0.0005
+VARIATION_POINTS = 2048
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Optimiser:
     """Everything that is optimised, and the loop over it.
 
     Attributes: `surface`, `field`, `light` (None where the surface shows its albedo); `log_gain` (B, 3) and `twist`
-    (B, 6), see `gains` and `clip_from_unit`; `log_focal`, the logarithm of the factor on all focal lengths; `trust` (B,), the factor that each view's weight was lowered by because it
+    (B, 6), see `gains` and `clip_from_unit`; `trust` (B,), the factor that each view's weight was lowered by because it
     does not fit the others.
     """
 
@@ -93,7 +95,6 @@ class Optimiser:
         self.light = SceneLight(distance, environment=environment) if config.appearance != "radiance" else None
         self.log_gain = torch.zeros(len(views), 3)
         self.twist = nn.Parameter(torch.zeros(len(views), 6))
-        self.log_focal = nn.Parameter(torch.zeros(()))
         self.trust = torch.ones(len(views))
         self._residual = torch.zeros(len(views))  # of each view's last visit
         self.iteration = 0
@@ -116,7 +117,6 @@ class Optimiser:
             groups.append({"params": list(self.light.parameters()), "lr": LEARNING_RATE_LIGHT})
         if self.config.refine_cameras:
             groups.append({"params": [self.twist], "lr": LEARNING_RATE_CAMERA})
-            groups.append({"params": [self.log_focal], "lr": LEARNING_RATE_FOCAL})
         self._rates = [group["lr"] for group in groups]
         self._optimizer = torch.optim.Adam(groups, betas=BETAS, eps=EPSILON, fused=True)
 
@@ -127,8 +127,7 @@ class Optimiser:
     def clip_from_unit(self, view: int) -> torch.Tensor:
         """Return the refined camera (4, 4) of training view `view`."""
         correction = se3_exp(self.twist[view : view + 1])[0]
-        projection = with_focal(self.views.clip_from_camera[view], self.log_focal)
-        return projection @ correction @ self.views.camera_from_unit[view]
+        return self.views.clip_from_camera[view] @ correction @ self.views.camera_from_unit[view]
 
     def run(self) -> Iterator[Step]:
         """Optimise to the end, giving figures after each iteration.
@@ -174,8 +173,9 @@ class Optimiser:
             + WEIGHT_LAPLACIAN * laplacian_loss(mesh, self.surface.lattice.spacing)
             + WEIGHT_SIGN * sign_loss(self.surface.sdf, mesh.edges)
             + WEIGHT_CAMERA * self.twist[number].square().sum()
-            + WEIGHT_FOCAL * self.log_focal.square()
         )
+        if self.light is not None and self.light.environment is not None:
+            loss = loss + self._appearance_prior(mesh.vertices.detach(), self.light.environment)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise ReconstructionError(
@@ -196,6 +196,16 @@ class Optimiser:
         self._residual[number] = float(fit.detach()) / max(seen, 1e-6)
         mse = float(difference.detach()[views.window(number)][..., :3].square().mean())
         return Step(i, number, value, -10 * math.log10(max(mse, 1e-10)), len(mesh.faces))
+
+    def _appearance_prior(self, surface: torch.Tensor, environment: EnvironmentLight) -> torch.Tensor:
+        """Return what speaks against a material that varies and light that is coloured or uneven; surface (V, 3)."""
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.iteration)
+        chosen = torch.randint(len(surface), (VARIATION_POINTS,), generator=generator)
+        return (
+            WEIGHT_VARIATION * self.field.variation(surface[chosen], generator)
+            + WEIGHT_NEUTRALITY * environment.neutrality_loss()
+            + WEIGHT_UNEVENNESS * environment.unevenness_loss()
+        )
 
     def _update_gain(self, number: int, image: torch.Tensor, target: torch.Tensor) -> None:
         """Move a view's gain towards the ratio of photo to rendering over the object, in closed form (see `expose`)."""
@@ -239,7 +249,7 @@ class Optimiser:
             "surface": self.surface.state(),
             "field": self.field.state_dict(),
             "light": None if self.light is None else self.light.state_dict(),
-            "views": [self.log_gain, self.twist.data, self.log_focal.data, self.trust, self._residual],
+            "views": [self.log_gain, self.twist.data, self.trust, self._residual],
             "optimizer": self._optimizer.state_dict(),
         }
         return copy.deepcopy(live)
@@ -252,6 +262,6 @@ class Optimiser:
         self.field.load_state_dict(state["field"])
         if self.light is not None:
             self.light.load_state_dict(state["light"])
-        self.log_gain, self.twist.data, self.log_focal.data, self.trust, self._residual = state["views"]
+        self.log_gain, self.twist.data, self.trust, self._residual = state["views"]
         self._make_optimizer()
         self._optimizer.load_state_dict(state["optimizer"])

@@ -2,8 +2,8 @@
 
 Writes `mesh.npz` (vertices (V, 3) float32 in the unit frame, faces (F, 3) int32, counter-clockwise from outside),
 `field.pt` (see `reconstruction.field.load_field`), `light.json` (see `reconstruction.appearance.load_light`),
-`views.npz` (of every training view: its frame's index, clip_from_camera and camera_from_unit (B, 4, 4) as refined, gain
-(B, 3) on linear RGB, weight (B,)), `metrics.jsonl` (a line every few iterations), `heldout/NNNNNN.png` (photo | rendering | error ×4),
+`views.npz` (of every training view: its frame's index, camera_from_unit (B, 4, 4) as refined, gain (B, 3) on linear
+RGB, weight (B,)), `metrics.jsonl` (a line every few iterations), `heldout/NNNNNN.png` (photo | rendering | error ×4),
 `heldout/cameras.npz` (of every held-out view: its frame's index, clip_from_unit (B, 4, 4) and gain (B, 3) as fitted)
 and `result.json`.
 
@@ -14,7 +14,6 @@ held fixed, since a phone knows neither exactly; `heldout_as_given` has the same
 """
 
 import json
-import math
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ import numpy as np
 import torch
 
 from reconstruction.appearance import save_light
-from reconstruction.cameras import se3_exp, with_focal
+from reconstruction.cameras import se3_exp
 from reconstruction.checkpoint import Checkpoints
 from reconstruction.data import Views, check_cameras, load_views
 from reconstruction.finished_model import FinishedModel
@@ -67,27 +66,29 @@ def run(inputs: StageInputs, outputs: Path, config: ReconstructConfig, progress:
         mesh = optimiser.surface.mesh()
         vertices, faces, dropped = remove_floaters(mesh.vertices.numpy(), mesh.faces.numpy())
         np.savez(outputs / "mesh.npz", vertices=vertices, faces=faces)
-        refined = se3_exp(optimiser.twist) @ train.camera_from_unit
-        np.savez(
-            outputs / "views.npz",
-            index=train.index,
-            clip_from_camera=with_focal(train.clip_from_camera, optimiser.log_focal),
-            camera_from_unit=refined,
-            gain=optimiser.gains(),
+        refined = replace(
+            train,
+            camera_from_unit=se3_exp(optimiser.twist) @ train.camera_from_unit,
             weight=train.weight * optimiser.trust,
         )
-    optimiser.field.save(outputs / "field.pt")
-    save_light(optimiser.light, outputs)
-
+        np.savez(
+            outputs / "views.npz",
+            index=refined.index,
+            camera_from_unit=refined.camera_from_unit,
+            gain=optimiser.gains(),
+            weight=refined.weight,
+        )
     field = optimiser.field.requires_grad_(False)
+    field.save(outputs / "field.pt")
     light = None if optimiser.light is None else optimiser.light.requires_grad_(False)
+    save_light(light, outputs)
+
     model = FinishedModel(torch.from_numpy(vertices), torch.from_numpy(faces), field, rasterizer, light)
-    train_figures = _measure_train(model, optimiser, progress)
-    heldout_figures = _measure_heldout(model, heldout, optimiser.log_focal.detach(), outputs / "heldout", progress)
+    train_figures = _measure_train(model, refined, optimiser.gains(), progress)
+    heldout_figures = _measure_heldout(model, heldout, outputs / "heldout", progress)
     metrics: dict[str, Any] = {
         **heldout_figures,
         "train_psnr_foreground": _mean([f.psnr_foreground for f in train_figures]),
-        "focal_scale": round(math.exp(float(optimiser.log_focal.detach())), 5),
         "headlight_share": 0.0 if optimiser.light is None else round(float(optimiser.light.share.detach()), 3),
         "vertices": len(vertices),
         "triangles": len(faces),
@@ -114,28 +115,25 @@ def _optimise(optimiser: Optimiser, outputs: Path, checkpoints: Checkpoints, pro
 
 
 @torch.no_grad()
-def _measure_train(model: FinishedModel, optimiser: Optimiser, progress: Progress) -> list[ViewFigures]:
-    views, gains, figures = optimiser.views, optimiser.gains(), []
+def _measure_train(model: FinishedModel, views: Views, gains: torch.Tensor, progress: Progress) -> list[ViewFigures]:
+    figures = []
     progress.start("measure training views", len(views))
     for k in range(len(views)):
-        rendering = model.render(optimiser.clip_from_unit(k), views.resolution, gains[k])
-        window = views.window(k)
+        camera, window = views.clip_from_camera[k] @ views.camera_from_unit[k], views.window(k)
+        rendering = model.render(camera, views.resolution, gains[k])
         figures.append(measure_view(rendering[window], views.images[k].float()[window] / 255))
         progress.advance()
     return figures
 
 
-def _measure_heldout(
-    model: FinishedModel, views: Views, log_focal: torch.Tensor, pictures: Path, progress: Progress
-) -> dict[str, Any]:
+def _measure_heldout(model: FinishedModel, views: Views, pictures: Path, progress: Progress) -> dict[str, Any]:
     """Measure the held-out views, leave a comparison of each in `pictures`, and return the metrics."""
     pictures.mkdir()
-    refined = replace(views, clip_from_camera=with_focal(views.clip_from_camera, log_focal))
     fitted, as_given, cameras, gains = [], [], [], []
     progress.start("measure held-out views", len(views))
     for k in range(len(views)):
         photo = views.images[k].float() / 255
-        camera, gain = model.fit_camera(refined, k)
+        camera, gain = model.fit_camera(views, k)
         with torch.no_grad():
             given = model.render(views.clip_from_camera[k] @ views.camera_from_unit[k], views.resolution)
             rendering = model.render(camera, views.resolution, gain)

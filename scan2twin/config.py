@@ -112,9 +112,7 @@ class ReconstructConfig(Section):
         description="radiance = colours as photographed; flash = also find how much light comes from the camera; "
         "environment = also find the light from all round, with gloss and bumps",
     )
-    refine_cameras: bool = Field(
-        True, description="correct each view's pose, and the focal length that all share, while optimising"
-    )
+    refine_cameras: bool = Field(True, description="correct each view's pose while optimising")
     tensorboard: bool = Field(False, description="also write TensorBoard scalars and pictures (scan2twin[tensorboard])")
     seed: int = Field(0, ge=0, description="of all random choices; on the CPU a run repeats bit for bit")
 

@@ -93,7 +93,6 @@ def write_inputs(folder: Path, *, metric: bool = True) -> StageInputs:
     np.savez(
         folder / "reconstruct" / "views.npz", index=train, camera_from_unit=cameras[train], gain=gains[train],
         weight=gains[train, 0],
-        clip_from_camera=np.tile(clip_from_camera(intrinsics, 64, 64), (len(train), 1, 1)).astype(np.float32),
     )  # fmt: skip
     np.savez(
         folder / "reconstruct" / "heldout" / "cameras.npz", index=heldout, gain=gains[heldout],

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ from reconstruction.surface import Surface, laplacian_loss, sign_loss
 from reconstruction.tetgrid import Lattice
 from scan2twin.config import ReconstructConfig
 from scan2twin.errors import ReconstructionError
+from scan2twin.frames import PixelRectangle
 
 BOX = np.ones(3)
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -101,6 +103,27 @@ def test_a_view_that_does_not_fit_is_trusted_less(ball):
         pass
     assert fitted.trust[5] < 0.8
     assert fitted.trust.median() == 1
+
+
+def test_pixels_beyond_the_photo_change_nothing(tmp_path):
+    """What is painted into the part of some images that the photo does not cover has no effect, to the bit."""
+    dataset = write_dataset(tmp_path, camera_centres(12), heldout_every=0)
+    for frame in dataset.frames[:4]:
+        frame.photo = PixelRectangle(left=30.5, top=0.0, right=64.0, bottom=64.0)
+    config, results = ReconstructConfig(resolution=64, grid=16, iterations=60), []
+    for paint in (0, 200):
+        for frame in dataset.frames[:4]:
+            for name in (frame.image, frame.mask):
+                image = cv2.imread(str(tmp_path / name), cv2.IMREAD_UNCHANGED)
+                image[:, :30] = paint
+                cv2.imwrite(str(tmp_path / name), image)
+        views, _ = load_views(tmp_path, dataset, "train", 64)
+        fitted = Optimiser(views, BOX, config, RASTERIZER)
+        for _ in fitted.run():
+            pass
+        results.append(mesh_of(fitted).vertices)
+    np.testing.assert_array_equal(*results)
+    assert np.abs(np.linalg.norm(results[0] - CENTRE, axis=1) - RADIUS).max() < 0.1  # nothing is cut off
 
 
 def test_a_loss_that_is_not_finite_names_the_frame(ball):
