@@ -42,8 +42,8 @@ class Checkpoints:
         return True
 
     def offer(self, optimiser: Optimiser) -> None:
-        """Save the optimiser's state if it is due and the optimiser is at rest; the file is replaced atomically."""
-        if self._file is None or not optimiser.at_rest or time.monotonic() - self._last < INTERVAL_S:
+        """Save the optimiser's state if it is due; the file is replaced atomically."""
+        if self._file is None or time.monotonic() - self._last < INTERVAL_S:
             return
         self._file.parent.mkdir(parents=True, exist_ok=True)
         partial = self._file.with_suffix(".partial")

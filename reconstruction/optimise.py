@@ -144,7 +144,7 @@ class Optimiser:
         i, total = self.iteration, self.config.iterations
         if not self._fine and i >= COARSE_SHARE * total:
             self._refine()
-        elif self.at_rest:
+        elif i > 0 and i % FOLLOW_EVERY == 0:
             self.surface.follow(self._optimizer)
         if i in [round(share * total) for share in REWEIGHT_AT]:
             self._reweight()
@@ -235,14 +235,8 @@ class Optimiser:
         for k in standouts(residual):
             self.trust[k] = float((np.median(residual) / residual[k]) ** 2)
 
-    @property
-    def at_rest(self) -> bool:
-        """Whether the next step begins by centring the band; `state` may be taken then and only then."""
-        return self.iteration > 0 and self.iteration % FOLLOW_EVERY == 0
-
     def state(self) -> dict[str, Any]:
         """Return all that `restore` needs to go on from here with the same result to the bit."""
-        self.surface.follow(self._optimizer)  # doing it once more in the next step changes nothing
         live = {
             "iteration": self.iteration,
             "fine": self._fine,

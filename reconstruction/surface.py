@@ -58,20 +58,22 @@ class Surface(nn.Module):
         self.offset = nn.Parameter(torch.from_numpy(self._dense_offset[vertices]))
 
     def state(self) -> dict[str, Any]:
-        """Return all that `from_state` needs. The band is not kept: call `follow` first."""
+        """Return all that `from_state` needs: what the band was made from, and the values on it since."""
         return {
             "low": self.lattice.low.tolist(),
             "high": self.lattice.high.tolist(),
             "spacing": self.lattice.spacing,
-            "sdf": torch.from_numpy(self._dense.copy()),
-            "offset": torch.from_numpy(self._dense_offset.copy()),
+            "dense": [torch.from_numpy(self._dense), torch.from_numpy(self._dense_offset)],
+            "band": [self.sdf.data, self.offset.data],
         }
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "Surface":
         """Rebuild a surface from its `state`."""
         lattice = Lattice(np.array(state["low"]), np.array(state["high"]), state["spacing"])
-        return cls(lattice, state["sdf"].numpy(), state["offset"].numpy())
+        surface = cls(lattice, *(values.numpy() for values in state["dense"]))
+        surface.sdf.data, surface.offset.data = state["band"]
+        return surface
 
     def _write_back(self) -> None:
         self._dense[self.band.vertices] = self.sdf.detach().numpy()

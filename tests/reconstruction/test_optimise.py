@@ -62,25 +62,20 @@ def test_a_sphere_start_finds_the_ball_too(ball):
 
 
 def test_a_run_resumed_from_its_state_ends_with_the_same_bits(ball):
-    """The state is taken after the grid was refined and before; both go on exactly as if nothing had happened."""
-    whole = optimiser(ball, iterations=120)
-    states = {}
-    while whole.iteration < 120:
-        if whole.at_rest:
+    """On the coarse grid, when the band is about to be centred, and between: all as if nothing had happened."""
+    whole, states = optimiser(ball, iterations=80), {}
+    while whole.iteration < 80:
+        if whole.iteration in (7, 50, 73):
             states[whole.iteration] = whole.state()
         whole.step()
-    untouched = optimiser(ball, iterations=120)
-    for _ in untouched.run():
-        pass
-    resumed = optimiser(ball, iterations=120)
-    assert sorted(states) == [50, 100]
-    resumed.restore(states[50])
-    for _ in resumed.run():
-        pass
-    for other in (untouched, resumed):
-        np.testing.assert_array_equal(mesh_of(other).vertices, mesh_of(whole).vertices)
-        torch.testing.assert_close(other.field.state_dict(), whole.field.state_dict(), rtol=0, atol=0)
-        torch.testing.assert_close(other.twist, whole.twist, rtol=0, atol=0)
+    for state in states.values():
+        resumed = optimiser(ball, iterations=80)
+        resumed.restore(state)
+        for _ in resumed.run():
+            pass
+        np.testing.assert_array_equal(mesh_of(resumed).vertices, mesh_of(whole).vertices)
+        torch.testing.assert_close(resumed.field.state_dict(), whole.field.state_dict(), rtol=0, atol=0)
+        torch.testing.assert_close(resumed.twist, whole.twist, rtol=0, atol=0)
 
 
 def test_exposure_of_each_view_is_found(tmp_path):
