@@ -117,11 +117,10 @@ def bake_material(mesh: UvMesh, seen: Bools, field_file: Path, size: int) -> tup
 def refined_views(inputs: StageInputs, dataset: Dataset) -> tuple[Views, torch.Tensor]:
     """Return the training views at full size, with cameras and weights from reconstruct, and their gains (B, 3)."""
     views, _ = load_views(inputs["mask"], dataset, "train", dataset.resolution)
-    with np.load(inputs["reconstruct"] / "views.npz") as file:
-        names = ("camera_from_unit", "weight")
-        refined = {name: torch.from_numpy(file[name]) for name in names}
-        gains = torch.from_numpy(file["gain"])
-    return replace(views, **refined), gains
+    with np.load(inputs["reconstruct"] / "views.npz") as refined:
+        cameras, weight = torch.from_numpy(refined["camera_from_unit"]), torch.from_numpy(refined["weight"])
+        gains = torch.from_numpy(refined["gain"])
+    return replace(views, camera_from_unit=cameras, weight=weight), gains
 
 
 def measure_heldout(

@@ -21,9 +21,9 @@ from reconstruction.data import Views
 from reconstruction.field import MaterialField
 from reconstruction.initial_shape import VisualHull, box_with_air, initial_surface
 from reconstruction.light import EnvironmentLight
-from reconstruction.measure import standouts
+from reconstruction.measure import comparison_picture, standouts
 from reconstruction.rasterizer import Rasterizer
-from reconstruction.surface import Surface, laplacian_loss, sign_loss
+from reconstruction.surface import Mesh, Surface, laplacian_loss, sign_loss
 from reconstruction.view_renderer import SRGB_OFFSET, SRGB_POWER, render_view
 from scan2twin.config import ReconstructConfig
 from scan2twin.errors import ReconstructionError
@@ -157,11 +157,7 @@ class Optimiser:
         mesh = self.surface.mesh()
         if len(mesh.faces) == 0:
             raise ReconstructionError("reconstruct: the surface vanished; check that the masks show the object")
-        image = render_view(
-            self.rasterizer, mesh.vertices, mesh.faces, self.rasterizer.build_topology(mesh.faces), self.field,
-            self.clip_from_unit(number), views.resolution, self.gains()[number],
-            None if self.light is None else self.light.ready(),
-        )  # fmt: skip
+        image = self._render(mesh, number, views.resolution)
         difference = image - target
         # The same background behind both, so that colours on the outline count by their coverage.
         background = torch.rand(3, generator=torch.Generator().manual_seed(self.config.seed * 1_000_003 + i))
@@ -196,6 +192,19 @@ class Optimiser:
         self._residual[number] = float(fit.detach()) / max(seen, 1e-6)
         mse = float(difference.detach()[views.window(number)][..., :3].square().mean())
         return Step(i, number, value, -10 * math.log10(max(mse, 1e-10)), len(mesh.faces))
+
+    def _render(self, mesh: Mesh, number: int, resolution: int) -> torch.Tensor:
+        return render_view(
+            self.rasterizer, mesh.vertices, mesh.faces, self.rasterizer.build_topology(mesh.faces), self.field,
+            self.clip_from_unit(number), resolution, self.gains()[number],
+            None if self.light is None else self.light.ready(),
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def picture(self, number: int) -> NDArray[np.uint8]:
+        """Return training view `number` as it stands: photo | rendering | error ×4 (R, 3R, 3) RGB, top row first."""
+        photo = self.views.images[number].float() / 255
+        return comparison_picture(self._render(self.surface.mesh(), number, self.views.resolution), photo)
 
     def _appearance_prior(self, surface: torch.Tensor, environment: EnvironmentLight) -> torch.Tensor:
         """Return what speaks against a material that varies and light that is coloured or uneven; surface (V, 3)."""

@@ -104,13 +104,13 @@ def _optimise(optimiser: Optimiser, outputs: Path, checkpoints: Checkpoints, pro
     progress.start("reconstruct", optimiser.config.iterations)
     progress.advance(optimiser.iteration)
     clock, speed = time.monotonic(), 0.0
-    with TrainingLog(outputs, optimiser.config.tensorboard, resumed_at=optimiser.iteration if resumed else None) as log:
+    with TrainingLog(outputs, optimiser, resumed) as log:
         for step in optimiser.run():
             now = time.monotonic()
             speed = 0.9 * speed + 0.1 / max(now - clock, 1e-6) if speed else 1 / max(now - clock, 1e-6)
             clock = now
             progress.advance(loss=step.loss, psnr=step.psnr, it_per_s=speed)
-            log.write(step, optimiser.views.index[step.view])
+            log.write(step, speed)
             checkpoints.offer(optimiser)
 
 

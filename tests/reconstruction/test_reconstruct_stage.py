@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import cv2
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from views_of_a_ball import CENTRE, RADIUS, camera_centres, color_srgb, write_dataset
 
 from reconstruction import checkpoint
@@ -193,8 +195,28 @@ def test_a_field_of_another_format_is_refused(tmp_path):
         load_field(tmp_path / "field.pt")
 
 
-def test_tensorboard_is_written_when_asked_or_its_absence_named(ball, tmp_path, monkeypatch):
+def test_tensorboard_gets_scalars_and_pictures_when_asked(ball, tmp_path):
+    reconstruct(ball, tmp_path / "out", ReconstructConfig(iterations=20, resolution=32, grid=8, tensorboard=True))
+    events = EventAccumulator(str(tmp_path / "out" / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    for name in ("loss", "psnr", "triangles", "it_per_s", "eta_s"):
+        scalars = events.Scalars(f"reconstruct/{name}")
+        assert [s.step for s in scalars] == [0, 10]
+        assert [s.value for s in scalars] == pytest.approx([line[name] for line in lines], rel=1e-5)
+    assert lines[0]["eta_s"] > 0
+    (tag,) = events.Tags()["images"]
+    assert tag == "reconstruct/frame 0: photo, rendering, error x4"
+    pictures = events.Images(tag)
+    assert [p.step for p in pictures] == list(range(20))
+    picture = cv2.imdecode(np.frombuffer(pictures[-1].encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == (32, 96, 3)
+    photo, rendering = picture[:, :32].astype(float), picture[:, 32:64].astype(float)
+    assert np.corrcoef(photo.ravel(), rendering.ravel())[0, 1] > 0.9  # it shows the ball
+
+
+def test_tensorboard_asked_for_and_not_installed_is_named(ball, tmp_path, monkeypatch):
     config = ReconstructConfig(iterations=2, resolution=32, grid=8, tensorboard=True)
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match="TensorBoard is not installed"):
         reconstruct(ball, tmp_path / "out", config)
