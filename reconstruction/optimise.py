@@ -23,7 +23,7 @@ from reconstruction.initial_shape import VisualHull, box_with_air, initial_surfa
 from reconstruction.light import EnvironmentLight
 from reconstruction.measure import comparison_picture, standouts
 from reconstruction.rasterizer import Rasterizer
-from reconstruction.surface import Mesh, Surface, laplacian_loss, sign_loss
+from reconstruction.surface import Mesh, Surface, sign_loss
 from reconstruction.view_renderer import SRGB_OFFSET, SRGB_POWER, render_view
 from scan2twin.config import ReconstructConfig
 from scan2twin.errors import ReconstructionError
@@ -49,7 +49,7 @@ DECAY = 0.1  # of the learning rates over the run (Munkberg et al. 2022, supplem
 GAIN_STEP = 0.3  # share of the difference in exposure that one visit of a view takes up
 
 WEIGHT_MASK = 1.0
-WEIGHT_LAPLACIAN = 0.001
+WEIGHT_BENDING = 0.05
 WEIGHT_SIGN = 0.00005
 WEIGHT_CAMERA = 10.0
 WEIGHT_VARIATION = 0.003
@@ -166,7 +166,7 @@ class Optimiser:
         fit = (counts * (color.abs().mean(dim=2) + WEIGHT_MASK * difference[..., 3].square())).mean()
         loss = (
             self.views.weight[number] * self.trust[number] * fit
-            + WEIGHT_LAPLACIAN * laplacian_loss(mesh, self.surface.lattice.spacing)
+            + WEIGHT_BENDING * self.surface.bending_loss()
             + WEIGHT_SIGN * sign_loss(self.surface.sdf, mesh.edges)
             + WEIGHT_CAMERA * self.twist[number].square().sum()
         )

@@ -1,13 +1,23 @@
 """The geometry being optimised: signed distances and offsets on one narrow band of the tetrahedral grid."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import nn
 
 from reconstruction.isosurface import extract_topology, surface_vertices
-from reconstruction.tetgrid import Band, Float32Array, Float64Array, Int32Array, Lattice, narrow_band
+from reconstruction.tetgrid import (
+    Band,
+    Float32Array,
+    Float64Array,
+    Int32Array,
+    Lattice,
+    bending_matrix,
+    narrow_band,
+)
 
 BAND_RINGS = 2  # edges on either side of the surface that the band reaches
 # How far a grid vertex may move, in cells. The tetrahedra are 0.71 cells high (BCC), so two vertices that come
@@ -54,6 +64,7 @@ class Surface(nn.Module):
         self._free = torch.from_numpy(self.band.free.astype(np.float32))
         self._rest = torch.from_numpy(self.lattice.positions[vertices])
         self._edges = torch.from_numpy(self.band.edges).long()
+        self._bending = _sparse(bending_matrix(self.lattice, vertices))
         self.sdf = nn.Parameter(torch.from_numpy(self._dense[vertices]))
         self.offset = nn.Parameter(torch.from_numpy(self._dense_offset[vertices]))
 
@@ -118,23 +129,42 @@ class Surface(nn.Module):
         positions = self._rest + self.lattice.spacing * MAX_OFFSET * torch.tanh(self.offset)
         return Mesh(surface_vertices(positions, self.sdf, edges), torch.from_numpy(faces), edges)
 
+    def bending_loss(self) -> torch.Tensor:
+        """Return how much signed distances and offsets bend along the grid's lines: see `bending_matrix`."""
+        values = torch.cat([self.sdf[:, None], self.offset], dim=1)
+        loss: torch.Tensor = _QuadraticForm.apply(values, self._bending)  # type: ignore[no-untyped-call]
+        return loss
+
     def hold_rim(self) -> None:
         """Drop the gradients of the band's rim, whose signs must not change."""
         if self.sdf.grad is not None:
             self.sdf.grad *= self._free
 
 
-def laplacian_loss(mesh: Mesh, spacing: float) -> torch.Tensor:
-    """Mean squared distance, in cells, of the vertices to the mean of their neighbours (uniform Laplacian).
+def _sparse(matrix: csr_array) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch calls its sparse matrices "beta"
+        return torch.sparse_csr_tensor(
+            torch.from_numpy(matrix.indptr),
+            torch.from_numpy(matrix.indices),
+            torch.from_numpy(matrix.data),
+            matrix.shape,
+        )
 
-    Every edge of a closed mesh belongs to two faces that run along it in opposite directions, so adding each
-    face's next corner to its corner visits every neighbour once.
-    """
-    vertices, faces = mesh.vertices, mesh.faces.long()
-    start, end = faces.T.reshape(-1), faces[:, [1, 2, 0]].T.reshape(-1)
-    total = torch.zeros_like(vertices).index_add(0, start, vertices[end])
-    degree = torch.bincount(start, minlength=len(vertices)).clamp(min=1).unsqueeze(1)
-    return ((total / degree - vertices) / spacing).square().sum(1).mean()
+
+class _QuadraticForm(torch.autograd.Function):
+    """The sum over columns of v' K v for values (V, C) and a symmetric sparse matrix (V, V); the gradient is 2 K v."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        product = matrix @ values
+        ctx.save_for_backward(product)
+        return (values * product).sum()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        (product,) = ctx.saved_tensors
+        return 2 * grad * product, None
 
 
 def sign_loss(sdf: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 Int32Array = NDArray[np.int32]
 Float32Array = NDArray[np.float32]
@@ -114,6 +115,29 @@ class Band:
     edges: Int32Array
     tets: Int32Array
     tet_edges: Int32Array
+
+
+def bending_matrix(lattice: Lattice, vertices: Int32Array) -> csr_array:
+    """Return the symmetric matrix K (V, V) float32 of the bending of values v (V, C) at lattice points `vertices` (V,).
+
+    v' K v is the mean, over all points with both neighbours along a grid line, of the squared second difference
+    v[before] - 2 v[point] + v[after]. It is zero for linear functions only: a thin plate's energy, which of a signed
+    distance is the curvature of the surface whatever way triangles cut it.
+    """
+    number = np.full(len(lattice) + 1, -1, np.int32)  # the last, which is -1 too, stands for "no such point"
+    number[vertices] = np.arange(len(vertices), dtype=np.int32)
+    coordinates = lattice.coordinates[vertices]
+    lines = []
+    for direction in DIRECTIONS:
+        before, after = (number[lattice.point_at(coordinates + sign * direction)] for sign in (-1, 1))
+        inner = np.flatnonzero((before >= 0) & (after >= 0))
+        lines.append(np.stack([before[inner], inner, after[inner]], axis=1))
+    columns = np.concatenate(lines)
+    weights = np.tile(np.array([1, -2, 1], np.float32), len(columns)) / np.sqrt(np.float32(len(columns)))
+    differences = csr_array(
+        (weights, columns.ravel(), np.arange(0, columns.size + 1, 3)), shape=(len(columns), len(vertices))
+    )
+    return csr_array(differences.T @ differences)
 
 
 def narrow_band(lattice: Lattice, sdf: Float32Array, rings: int) -> Band:

@@ -8,7 +8,7 @@ from views_of_a_ball import CENTRE, RADIUS, camera_centres, color_srgb, write_da
 from reconstruction.data import load_views
 from reconstruction.optimise import Optimiser
 from reconstruction.rasterizer import get_rasterizer
-from reconstruction.surface import Surface, laplacian_loss, sign_loss
+from reconstruction.surface import Surface, sign_loss
 from reconstruction.tetgrid import Lattice
 from scan2twin.config import ReconstructConfig
 from scan2twin.errors import ReconstructionError
@@ -168,14 +168,43 @@ def test_a_finer_grid_keeps_the_surface(surface):
     assert np.abs(np.linalg.norm(vertices, axis=1) - 0.3).max() < 0.02  # as flat as the coarse triangles
 
 
-def test_laplacian_agrees_with_the_sum_over_neighbours(surface):
-    mesh = surface.mesh()
-    vertices = mesh.vertices.detach().numpy()
-    neighbours = trimesh.Trimesh(vertices, mesh.faces.numpy(), process=False).vertex_neighbors
-    expected = np.mean(
-        [np.sum((vertices[near].mean(axis=0) - v) ** 2) for v, near in zip(vertices, neighbours, strict=True)]
-    )
-    assert float(laplacian_loss(mesh, 0.1).detach()) == pytest.approx(expected / 0.1**2, rel=1e-4)
+def test_bending_is_the_mean_squared_second_difference_along_the_grids_lines(surface):
+    """Against a sum over all pairs of edges that meet head on at a point of the band."""
+    random = np.random.default_rng(0)
+    with torch.no_grad():
+        surface.sdf += 0.1 * torch.from_numpy(random.normal(size=len(surface.sdf)).astype(np.float32))
+        surface.offset += 0.1 * torch.from_numpy(random.normal(size=(len(surface.offset), 3)).astype(np.float32))
+    points = surface.lattice.positions[surface.band.vertices].astype(float)
+    values = torch.cat([surface.sdf[:, None], surface.offset], dim=1).detach().double().numpy()
+    squares = []
+    neighbours = [[] for _ in points]
+    for a, b in surface.band.edges:
+        neighbours[a].append(b)
+        neighbours[b].append(a)
+    for k, near in enumerate(neighbours):
+        for i, a in enumerate(near):
+            for b in near[i + 1 :]:
+                if np.allclose(points[a] + points[b], 2 * points[k], atol=1e-5):
+                    squares.append(((values[a] - 2 * values[k] + values[b]) ** 2).sum())
+    loss = surface.bending_loss()
+    assert float(loss.detach()) == pytest.approx(np.mean(squares), rel=1e-4)
+    loss.backward()
+    direction = random.normal(size=len(surface.sdf)).astype(np.float32)
+    slope = float((surface.sdf.grad * torch.from_numpy(direction)).sum())
+    energies = []
+    for step in (0.5, -0.5):  # the loss is quadratic: central differences are exact
+        with torch.no_grad():
+            surface.sdf += step * torch.from_numpy(direction)
+            energies.append(float(surface.bending_loss()))
+            surface.sdf -= step * torch.from_numpy(direction)
+    assert slope == pytest.approx(energies[0] - energies[1], rel=1e-3)
+
+
+def test_a_plane_does_not_bend(surface):
+    with torch.no_grad():
+        surface.sdf[:] = torch.from_numpy(surface.lattice.positions[surface.band.vertices] @ np.float32([3, -2, 5]))
+        surface.offset.zero_()
+    assert float(surface.bending_loss().detach()) < 1e-6  # a random surface: about 10
 
 
 def test_sign_loss_is_the_papers_cross_entropy():
