@@ -60,7 +60,7 @@ class Masker:
     @property
     def working_bytes(self) -> int:
         """What masking one view holds at its peak."""
-        return NETWORK_BYTES if self.config.network else U2NETP_BYTES
+        return NETWORK_BYTES if self.config.network or self.config.backend == "carvekit" else U2NETP_BYTES
 
     def photo(self, view: View) -> UInt8:
         """Return the view's square photo (R, R, 3)."""
@@ -214,9 +214,13 @@ def backend_of(config: MaskConfig) -> MaskBackend:
     """
     if config.backend == "grabcut":
         return grabcut
+    if config.backend == "carvekit":
+        from preprocessing.masks.carvekit_masks import CarveKitBackend  # optional, and slow to import
+
+        return CarveKitBackend(config.carvekit_network, config.carvekit_matting)
     if config.network is None:
         return u2netp()
-    return network(Path(config.network), config.network_sha256, config.network_normalisation)
+    return network(config.network, config.network_sha256, config.network_normalisation)
 
 
 def heldout_views(count: int, every: int) -> list[bool]:

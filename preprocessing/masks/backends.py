@@ -1,6 +1,5 @@
 """What finds the object in a photo, behind one interface: networks in ONNX form, and GrabCut without any."""
 
-import hashlib
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -13,6 +12,7 @@ import onnxruntime
 
 from preprocessing.images import UInt8
 from scan2twin.errors import ConfigError, InputError
+from scan2twin.weights import digest, find_weights
 
 Float32 = npt.NDArray[np.float32]
 Bool = npt.NDArray[np.bool_]
@@ -32,11 +32,13 @@ class MaskBackend(Protocol):
 
 @dataclass(frozen=True)
 class Normalisation:
-    """How a network wants its pixels: (value / 255 or / the photo's maximum - mean) / deviation."""
+    """How a network wants its pixels, (value / 255 or / the photo's maximum - mean) / deviation, and what it gives."""
 
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
+    side: int  # of its input, where the file leaves that open
     by_maximum: bool = False
+    gives_logits: bool = False  # instead of probabilities
 
     def tensor(self, rgb: UInt8) -> Float32:
         """Return 1×3×H×W float32 of an (H, W, 3) photo."""
@@ -45,10 +47,12 @@ class Normalisation:
         return np.asarray(normalised.transpose(2, 0, 1)[None], np.float32)
 
 
-IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # BiRefNet and most others
-U2NET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), by_maximum=True)  # Qin et al. 2020, release code
-ISNET = Normalisation((128 / 255,) * 3, (256 / 255,) * 3)  # Qin et al. 2022 (DIS), release code: (x - 128) / 256
-NORMALISATIONS = {"imagenet": IMAGENET, "u2net": U2NET, "isnet": ISNET}
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's photos
+IMAGENET = Normalisation(_MEAN, _DEVIATION, 1024)
+BIREFNET = Normalisation(_MEAN, _DEVIATION, 1024, gives_logits=True)  # Zheng et al. 2024, release code and ONNX files
+U2NET = Normalisation(_MEAN, _DEVIATION, 320, by_maximum=True)  # Qin et al. 2020, release code
+ISNET = Normalisation((128 / 255,) * 3, (256 / 255,) * 3, 1024)  # Qin et al. 2022, release code: (x - 128) / 256
+NORMALISATIONS = {"imagenet": IMAGENET, "birefnet": BIREFNET, "u2net": U2NET, "isnet": ISNET}
 
 
 class OnnxBackend:
@@ -62,9 +66,10 @@ class OnnxBackend:
             batch, channels, height, width = self._session.get_inputs()[0].shape
         except Exception as error:  # onnxruntime's exceptions have no common base
             raise InputError(f"{path}: is not an ONNX network that onnxruntime can load ({error})") from error
-        if channels != 3 or height != width or not isinstance(height, int):
-            raise InputError(f"{path}: takes {batch}×{channels}×{height}×{width}, expected 1×3×S×S with a fixed S")
-        self._name, self._side = self._session.get_inputs()[0].name, height
+        fixed = isinstance(height, int) and isinstance(width, int)
+        if channels != 3 or (fixed and height != width):
+            raise InputError(f"{path}: takes {batch}×{channels}×{height}×{width}, expected 1×3×S×S")
+        self._name, self._side = self._session.get_inputs()[0].name, height if fixed else normalisation.side
         self._output = self._session.get_outputs()[0].name
         self._normalisation = normalisation
 
@@ -73,6 +78,8 @@ class OnnxBackend:
         height, width = rgb.shape[:2]
         resized = cv2.resize(rgb, (self._side, self._side), interpolation=cv2.INTER_AREA)
         saliency = self._session.run([self._output], {self._name: self._normalisation.tensor(resized)})[0][0, 0]
+        if self._normalisation.gives_logits:
+            saliency = 1 / (1 + np.exp(-saliency))
         low, high = float(saliency.min()), float(saliency.max())
         stretched = (saliency - low) / max(high - low, 1e-8)
         full: Float32 = cv2.resize(stretched, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -85,21 +92,17 @@ def u2netp() -> OnnxBackend:
         return OnnxBackend(path)
 
 
-def network(path: Path, sha256: str | None, normalisation: str) -> OnnxBackend:
-    """Return the network in the ONNX file at `path`.
+def network(name: str, sha256: str | None, normalisation: str) -> OnnxBackend:
+    """Return the ONNX network called `name`: a path, or a file in the weights folder.
 
     Raises:
         ConfigError: there is no such file, or its SHA-256 is not `sha256`.
         InputError: the file is not a network of the kind `OnnxBackend` runs.
 
     """
-    if not path.is_file():
-        raise ConfigError(f"mask.network: {path}: no such file; give the path of an ONNX file on this machine")
-    if sha256:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != sha256:
-            raise ConfigError(f"mask.network_sha256: {path} has SHA-256 {found}, not {sha256}; fetch the file again")
+    path = find_weights(name, "mask.network")
+    if sha256 and (found := digest(path, "sha256")) != sha256:
+        raise ConfigError(f"mask.network_sha256: {path} has SHA-256 {found}, not {sha256}; fetch the file again")
     return OnnxBackend(path, NORMALISATIONS[normalisation])
 
 

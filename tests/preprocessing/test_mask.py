@@ -329,11 +329,11 @@ def test_networks_are_refused_with_the_reason(tmp_path: Path) -> None:
     broken = tmp_path / "net.onnx"
     broken.write_bytes(b"not a network")
     with pytest.raises(InputError, match="is not an ONNX network"):
-        network(broken, None, "isnet")
+        network(str(broken), None, "isnet")
     with pytest.raises(ConfigError, match=r"mask\.network_sha256: .* has SHA-256 [0-9a-f]{64}, not 0000"):
-        network(broken, "0" * 64, "isnet")
+        network(str(broken), "0" * 64, "isnet")
     with pytest.raises(ConfigError, match=r"mask\.network: .*absent\.onnx: no such file"):
-        network(tmp_path / "absent.onnx", None, "isnet")
+        network(str(tmp_path / "absent.onnx"), None, "isnet")
 
 
 def test_a_network_by_path_is_the_same_as_shipped() -> None:
@@ -348,7 +348,7 @@ def test_a_network_by_path_is_the_same_as_shipped() -> None:
     assert saliency.max() <= 1
     assert saliency[45, 70] > 0.8
     assert saliency[5, 5] < 0.2
-    assert np.array_equal(network(weights, sha256, "u2net")(photo, everywhere), saliency)
+    assert np.array_equal(network(str(weights), sha256, "u2net")(photo, everywhere), saliency)
 
 
 @pytest.mark.parametrize(
