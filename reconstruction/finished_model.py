@@ -43,8 +43,10 @@ class FinishedModel:
             clip_from_unit, resolution, gain, self._ready_light,
         )  # fmt: skip
 
-    def fit_camera(self, views: Views, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def fit_camera(self, views: Views, number: int, steps: int = FIT_STEPS) -> tuple[torch.Tensor, torch.Tensor]:
         """Fit a view's pose and exposure to its photo, the model held fixed: clip_from_unit (4, 4) and gain (3,).
+
+        With no `steps` only the exposure is fitted, in closed form.
 
         A held-out view's pose is as uncertain as the training views', which were refined; comparing at an unrefined
         pose would measure the pose (Lin et al. 2021, BARF, §4.2 do the same).
@@ -58,9 +60,9 @@ class FinishedModel:
         ]
         optimizer = torch.optim.Adam(groups)
         rates = [group["lr"] for group in optimizer.param_groups]
-        for step in range(FIT_STEPS):
+        for step in range(steps):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * (1 - step / FIT_STEPS)
+                group["lr"] = rate * (1 - step / steps)
             camera = views.clip_from_camera[number] @ se3_exp(twist)[0] @ views.camera_from_unit[number]
             image = self.render(camera, views.resolution, torch.exp(log_gain))
             loss = (image - target)[window].abs().mean() + FIT_PRIOR * twist.square().sum()

@@ -7,15 +7,16 @@ RGB, weight (B,)), `metrics.jsonl` (a line every few iterations), `heldout/NNNNN
 `heldout/cameras.npz` (of every held-out view: its frame's index, clip_from_unit (B, 4, 4) and gain (B, 3) as fitted)
 and `result.json`.
 
-Held-out figures: `heldout_psnr` is over the whole square view, photo and rendering both on black;
-`heldout_psnr_foreground` over the pixels whose mask is at least one half; `mask_iou_heldout` is the overlap of
-coverage and mask at one half. They are taken after the view's pose and exposure were fitted to its photo with the model
-held fixed, since a phone knows neither exactly; `heldout_as_given` has the same figures without any fitting.
+Held-out figures: `heldout_psnr` is over the whole square view, photo and rendering both on black, and `heldout_ssim`
+its structural similarity; `heldout_psnr_foreground` is over the pixels whose mask is at least one half;
+`mask_iou_heldout` is the overlap of coverage and mask at one half. They are taken after the view's pose and exposure
+were fitted to its photo with the model held fixed, since a phone knows neither exactly (where `refine_cameras` is off
+poses are taken as exact, and only the exposure is fitted); `heldout_as_given` has the same figures without any fitting.
 """
 
 import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from reconstruction.appearance import save_light
 from reconstruction.cameras import se3_exp
 from reconstruction.checkpoint import Checkpoints
 from reconstruction.data import Views, check_cameras, load_views
-from reconstruction.finished_model import FinishedModel
-from reconstruction.measure import ViewFigures, comparison_picture, measure_view, standouts
+from reconstruction.finished_model import FIT_STEPS, FinishedModel
+from reconstruction.measure import ViewFigures, comparison_picture, mean_figures, measure_view, standouts
 from reconstruction.mesh_cleanup import remove_floaters
 from reconstruction.optimise import Optimiser
 from reconstruction.rasterizer import get_rasterizer
@@ -85,10 +86,10 @@ def run(inputs: StageInputs, outputs: Path, config: ReconstructConfig, progress:
 
     model = FinishedModel(torch.from_numpy(vertices), torch.from_numpy(faces), field, rasterizer, light)
     train_figures = _measure_train(model, refined, optimiser.gains(), progress)
-    heldout_figures = _measure_heldout(model, heldout, outputs / "heldout", progress)
+    heldout_figures = _measure_heldout(model, heldout, config.refine_cameras, outputs / "heldout", progress)
     metrics: dict[str, Any] = {
         **heldout_figures,
-        "train_psnr_foreground": _mean([f.psnr_foreground for f in train_figures]),
+        "train_psnr_foreground": mean_figures(train_figures)["psnr_foreground"],
         "headlight_share": 0.0 if optimiser.light is None else round(float(optimiser.light.share.detach()), 3),
         "vertices": len(vertices),
         "triangles": len(faces),
@@ -126,14 +127,16 @@ def _measure_train(model: FinishedModel, views: Views, gains: torch.Tensor, prog
     return figures
 
 
-def _measure_heldout(model: FinishedModel, views: Views, pictures: Path, progress: Progress) -> dict[str, Any]:
+def _measure_heldout(
+    model: FinishedModel, views: Views, fit_poses: bool, pictures: Path, progress: Progress
+) -> dict[str, Any]:
     """Measure the held-out views, leave a comparison of each in `pictures`, and return the metrics."""
     pictures.mkdir()
     fitted, as_given, cameras, gains = [], [], [], []
     progress.start("measure held-out views", len(views))
     for k in range(len(views)):
         photo = views.images[k].float() / 255
-        camera, gain = model.fit_camera(views, k)
+        camera, gain = model.fit_camera(views, k, FIT_STEPS if fit_poses else 0)
         with torch.no_grad():
             given = model.render(views.clip_from_camera[k] @ views.camera_from_unit[k], views.resolution)
             rendering = model.render(camera, views.resolution, gain)
@@ -151,23 +154,15 @@ def _measure_heldout(model: FinishedModel, views: Views, pictures: Path, progres
         clip_from_unit=np.array(cameras, np.float32).reshape(-1, 4, 4),
         gain=np.array(gains, np.float32).reshape(-1, 3),
     )
-    means = _means(fitted)
+    means = mean_figures(fitted)
     return {
         "heldout_views": len(views),
         "heldout_psnr": means["psnr"],
         "heldout_psnr_foreground": means["psnr_foreground"],
+        "heldout_ssim": means["ssim"],
         "mask_iou_heldout": means["mask_iou"],
-        "heldout_as_given": _means(as_given),
+        "heldout_as_given": mean_figures(as_given),
     }
-
-
-def _means(figures: list[ViewFigures]) -> dict[str, float | None]:
-    names = ("psnr", "psnr_foreground", "mask_iou")
-    return {name: _mean([asdict(f)[name] for f in figures]) for name in names}
-
-
-def _mean(values: list[float]) -> float | None:
-    return round(float(np.mean(values)), 4) if values else None
 
 
 def _warnings(optimiser: Optimiser, figures: list[ViewFigures], heldout_views: int) -> list[str]:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reconstruction.color import linear_to_srgb, srgb_to_linear
-from reconstruction.measure import comparison_picture, measure_view, psnr, standouts
+from reconstruction.measure import comparison_picture, mean_figures, measure_view, psnr, ssim, standouts
 from reconstruction.mesh_cleanup import remove_floaters
 from reconstruction.view_renderer import expose
 from scan2twin.errors import ReconstructionError
@@ -23,6 +23,41 @@ def test_figures_of_a_view_are_those_worked_out_by_hand():
     assert figures.mask_iou == pytest.approx(0.8)
     assert figures.psnr == pytest.approx(-10 * np.log10((0.4 * 0.1**2) + 0.1 * 0.6**2), abs=1e-4)
     assert figures.psnr_foreground == pytest.approx(-10 * np.log10((0.8 * 0.1**2) + 0.2 * 0.6**2), abs=1e-4)
+
+
+def ssim_by_windows(x, y):
+    """The formula of Wang et al. 2004, window by window, in float64."""
+    ramp = np.arange(11) - 5
+    weight = np.exp(-(ramp[:, None] ** 2 + ramp**2) / (2 * 1.5**2))
+    weight /= weight.sum()
+    found = []
+    for row in range(x.shape[0] - 10):
+        for column in range(x.shape[1] - 10):
+            a, b = (image[row : row + 11, column : column + 11] for image in (x, y))
+            mean_a, mean_b = (weight * a).sum(), (weight * b).sum()
+            var_a, var_b = (weight * (a - mean_a) ** 2).sum(), (weight * (b - mean_b) ** 2).sum()
+            both = (weight * (a - mean_a) * (b - mean_b)).sum()
+            found.append(
+                (2 * mean_a * mean_b + 1e-4) * (2 * both + 9e-4)
+                / ((mean_a**2 + mean_b**2 + 1e-4) * (var_a + var_b + 9e-4))
+            )  # fmt: skip
+    return np.mean(found)
+
+
+def test_ssim_is_that_of_its_definition():
+    random = np.random.default_rng(0)
+    smooth = np.add.outer(np.linspace(0, 0.5, 20), np.linspace(0.4, 0, 24))
+    x = smooth[..., None] + 0.1 * random.random((20, 24, 3))
+    y = np.clip(x + 0.1 * random.normal(size=x.shape), 0, 1)
+    expected = np.mean([ssim_by_windows(x[..., c], y[..., c]) for c in range(3)])
+    assert ssim(torch.from_numpy(x).float(), torch.from_numpy(y).float()) == pytest.approx(expected, abs=1e-5)
+    assert ssim(torch.from_numpy(x), torch.from_numpy(x)) == pytest.approx(1)
+
+
+def test_the_mean_of_no_views_is_unknown():
+    one = measure_view(torch.full((12, 12, 4), 0.5), torch.full((12, 12, 4), 0.6))
+    assert mean_figures([one, one])["psnr"] == pytest.approx(20, abs=1e-3)
+    assert mean_figures([]) == {"psnr": None, "psnr_foreground": None, "ssim": None, "mask_iou": None}
 
 
 def test_equal_images_have_a_finite_psnr():
