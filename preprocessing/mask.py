@@ -1,36 +1,34 @@
 """Stage `mask`: square views of the object with soft masks, the dataset that reconstruct reads.
 
-Each photo is cropped to a square round the projected object. Its mask is the one that came with the capture (a mask
-file or the image's alpha channel), or else a network's: the largest connected part inside the object box. A first
-look at a few views finds how much of the object box the object fills, so that the crops and the unit box fit it;
-at the end the masks are brought into agreement (see `masks.consensus`).
+Each photo is cropped to a square round the projected object. Its mask is one that a person has corrected, or the one
+that came with the capture, or else a network's (see `masks.masker`). A first look at a few views finds how much of the
+object box the object fills, so that the crops and the unit box fit it; at the end the masks are brought into agreement
+(see `masks.consensus`).
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from preprocessing.crop import crop_image, crop_intrinsics
+from preprocessing.crop import crop_intrinsics
 from preprocessing.dataset_formats import write_llff, write_transforms
-from preprocessing.images import UInt8, read_image, write_png
-from preprocessing.masks.backends import MaskBackend, grabcut, network, u2netp
-from preprocessing.masks.components import cut_share, largest_component
-from preprocessing.masks.consensus import agreement, ballot, consensus, find_body, refine_mask, trust
+from preprocessing.images import read_image, write_png
+from preprocessing.masks.consensus import agreement, consensus, find_body, refine_mask, trust
 from preprocessing.masks.contact_sheet import SheetEntry, write_contact_sheet
-from preprocessing.masks.views import REGION_SCALE, View, camera_to_unit, given_mask, make_views
+from preprocessing.masks.masker import CUT_SHARE, MaskedView, Masker, backend_of, by_colour, masked_view
+from preprocessing.masks.views import REGION_SCALE, View, camera_to_unit, make_views, read_corrections
 from preprocessing.parallel import map_frames
 from preprocessing.quality import assess, directions, draw_coverage
 from scan2twin.capture.models import ObjectBox
-from scan2twin.capture.reader import Capture, read_capture
+from scan2twin.capture.reader import read_capture
 from scan2twin.config import MaskConfig
 from scan2twin.errors import ConfigError, InputError
 from scan2twin.frames import ConditionedFrames, Dataset, DatasetFrame, PosedFrames
 from scan2twin.progress import Progress
-from scan2twin.stages import CAPTURE, StageInputs, StageResult
+from scan2twin.stages import CAPTURE, CORRECTIONS, StageInputs, StageResult
 
 Float64 = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
@@ -39,83 +37,8 @@ MIN_VIEWS = 8  # fewer masked views do not enclose a shape
 FIRST_LOOK_VIEWS = 24  # spread over the capture; enough to bound the object to a few percent
 BOX_GROWTHS = (1.0, 1.4)  # of the guessed object box: the first look, and a second if the object reaches the edge
 EDGE_SHARE = 0.97  # of half the box: a body that reaches as far is taken to go on beyond
-# What one run of a network holds: u2netp at 320² (measured), and ISNet at 1024², the largest in use (measured).
-U2NETP_BYTES, NETWORK_BYTES = 280 << 20, 1700 << 20
 MIN_TRUST = 0.5  # below, the refiner replaces a mask by what the other views say
 REPLACED_TRUST = 0.3  # at least, where what the other views say fits: worth less than what was seen, but something
-EMPTY_SHARE = 0.002  # of the crop's pixels: a mask with less is no object
-FULL_SHARE = 0.98  # of the box's projection: a mask that fills it is the box, not the object
-CUT_SHARE = 0.02  # of the mask's outline: with more of it on the photo's edge, the object leaves the photo
-
-
-@dataclass(frozen=True)
-class Masker:
-    """Cuts out views and finds their masks."""
-
-    capture: Capture
-    condition: Path  # folder of the condition stage
-    config: MaskConfig
-    backend: Callable[[], MaskBackend]  # loaded only when a view needs it
-
-    @property
-    def working_bytes(self) -> int:
-        """What masking one view holds at its peak."""
-        return NETWORK_BYTES if self.config.network or self.config.backend == "carvekit" else U2NETP_BYTES
-
-    def photo(self, view: View) -> UInt8:
-        """Return the view's square photo (R, R, 3)."""
-        return crop_image(read_image(self.condition / view.frame.file), view.crop, self.config.resolution)
-
-    def mask(self, view: View, photo: UInt8) -> tuple[UInt8, bool]:
-        """Return the view's soft mask (R, R), not refined, and whether it came with the capture."""
-        given = given_mask(self.capture, view.conditioned) if self.config.backend in ("auto", "user") else None
-        if given is not None:
-            return crop_image(given, view.crop, self.config.resolution), True
-        if self.config.backend == "user":
-            raise InputError(
-                f"frame {view.frame.index}: the capture has no masks/{view.name} and its image has no alpha channel; "
-                "add the mask, or set mask.backend to auto"
-            )
-        probability = np.rint(255 * self.backend()(photo, view.region)).astype(np.uint8)
-        return largest_component(probability, view.region), False
-
-
-@dataclass(frozen=True)
-class MaskedView:
-    """A view whose image and mask are written, and what the mask looks like."""
-
-    view: View
-    given: bool  # the mask came with the capture
-    ballot: UInt8  # the mask, small
-    area: float  # share of the crop
-    region_filled: float  # share of the box's projection
-    cut: float  # share of the mask's outline that lies on the photo's edge
-
-    @property
-    def fault(self) -> str | None:
-        """Why the view is left out; None if its mask is usable."""
-        if self.area < EMPTY_SHARE:
-            return "its mask is empty: no object was found in the object box"
-        if self.region_filled > FULL_SHARE:
-            return "its mask fills the whole object box: object and background were not told apart"
-        return None
-
-    @property
-    def note(self) -> str:
-        """A word or two on the mask for the contact sheet."""
-        if self.fault:
-            return "empty" if self.area < EMPTY_SHARE else "full"
-        return "cut off" if self.cut > CUT_SHARE else "given" if self.given else ""
-
-
-def masked_view(view: View, mask: UInt8, given: bool) -> MaskedView:
-    """Describe the mask (R, R) of `view`."""
-    solid = mask >= 128
-    return MaskedView(
-        view=view, given=given, ballot=ballot(mask), area=float(solid.mean()),
-        region_filled=float(solid[view.region].mean()) if view.region.any() else 0.0,
-        cut=cut_share(mask, view.seen(len(mask))),
-    )  # fmt: skip
 
 
 def fit_box(
@@ -173,7 +96,7 @@ def refine(
         photo = read_image(outputs / "images" / one.view.name)
         mask = refine_mask(photo, read_image(path), one.view, hull, trusted=trusts[one.view.name] >= MIN_TRUST)
         write_png(path, mask)
-        return masked_view(one.view, mask, given=False)
+        return masked_view(one.view, mask, one.origin)
 
     after = map_frames(refined, masked, progress, "refining masks")
     final = trust(agreement(views, [one.ballot for one in after], hull))
@@ -205,24 +128,6 @@ def without(posed: PosedFrames, excluded: Sequence[int]) -> PosedFrames:
     return posed.model_copy(update={"frames": [frame for frame in posed.frames if frame.index not in excluded]})
 
 
-def backend_of(config: MaskConfig) -> MaskBackend:
-    """Return what finds the masks that did not come with the capture.
-
-    Raises:
-        ConfigError: the configured network is not there or not the right one.
-
-    """
-    if config.backend == "grabcut":
-        return grabcut
-    if config.backend == "carvekit":
-        from preprocessing.masks.carvekit_masks import CarveKitBackend  # optional, and slow to import
-
-        return CarveKitBackend(config.carvekit_network, config.carvekit_matting)
-    if config.network is None:
-        return u2netp()
-    return network(config.network, config.network_sha256, config.network_normalisation)
-
-
 def heldout_views(count: int, every: int) -> list[bool]:
     """Return for each of `count` views in recording order whether it is held out: every `every`-th, never all."""
     if every < 1 or count < 2:
@@ -243,7 +148,10 @@ def run(inputs: StageInputs, outputs: Path, config: MaskConfig, progress: Progre
     """
     conditioned = ConditionedFrames.read(inputs["condition"] / "cameras.json")
     posed = without(PosedFrames.read(inputs["refine_poses"] / "poses.json"), config.exclude)
-    masker = Masker(read_capture(inputs[CAPTURE]), inputs["condition"], config, cache(lambda: backend_of(config)))
+    masker = Masker(
+        read_capture(inputs[CAPTURE]), inputs["condition"], config, cache(lambda: backend_of(config)),
+        read_corrections(inputs.folders.get(CORRECTIONS)),
+    )  # fmt: skip
     for folder in ("images", "masks"):
         (outputs / folder).mkdir(parents=True, exist_ok=True)
 
@@ -255,12 +163,15 @@ def run(inputs: StageInputs, outputs: Path, config: MaskConfig, progress: Progre
 
     def write(view: View) -> MaskedView:
         photo = masker.photo(view)
-        mask, given = masker.mask(view, photo)
+        mask, origin = masker.mask(view, photo)
         write_png(outputs / "images" / view.name, photo)
         write_png(outputs / "masks" / view.name, mask)
-        return masked_view(view, mask, given)
+        return masked_view(view, mask, origin)
 
     masked = map_frames(write, views, progress, "masking frames", masker.working_bytes)
+    if config.backend == "auto":
+        masked, more = by_colour(masked, outputs, progress)
+        warnings += more
     usable = [one for one in masked if one.fault is None and one.view.frame.weight > 0]
     warnings += [f"frame {one.view.frame.index}: left out: {one.fault}" for one in masked if one.fault]
     if len(usable) < MIN_VIEWS:
@@ -301,7 +212,9 @@ def run(inputs: StageInputs, outputs: Path, config: MaskConfig, progress: Progre
         metrics={
             "views": len(masked),
             "views_left_out": len(posed.frames) - len(usable),
-            "masks_given": sum(one.given for one in masked),
+            "masks_given": sum(one.origin == "given" for one in masked),
+            "masks_corrected": sum(one.origin == "corrected" for one in masked),
+            "masks_by_colour": sum(one.origin == "by colour" for one in masked),
             "mask_share_median": float(np.median([one.area for one in usable])),
             "mask_trust_min": float(trusts.min()),
             "object_size": box.size,

@@ -30,11 +30,12 @@ from scan2twin.fallback import NOTE, Fallback, note_out_of_memory, ran_out_of_me
 from scan2twin.logs import log_context
 from scan2twin.memory import PeakMemory
 from scan2twin.progress import Progress
-from scan2twin.stages import CAPTURE, Stage, StageInputs, StageResult
+from scan2twin.stages import CAPTURE, CORRECTIONS, GIVEN, Stage, StageInputs, StageResult
 from scan2twin.store import ArtifactStore
 from scan2twin.store.artifacts import MANIFEST, commit, discard, download, new_attempt, read_manifest, upload
 from scan2twin.store.captures import StoredCapture, download_capture, find_capture, import_capture
 from scan2twin.store.checkpoints import CheckpointKeeper, discard_checkpoints
+from scan2twin.store.corrections import download_corrections
 from scan2twin.store.manifest import Durations, Manifest, fingerprint
 from scan2twin.store.models import MODELS, fetch_model, publish
 from scan2twin.store.transfer import parallel
@@ -113,7 +114,7 @@ def run_pipeline(
 
 def fingerprints(capture: StoredCapture, config: PipelineConfig) -> dict[str, str]:
     """Return the fingerprint of the capture and of every stage's output for it under `config`."""
-    known = {CAPTURE: capture.fingerprint}
+    known = {CAPTURE: capture.fingerprint, CORRECTIONS: capture.corrections_fingerprint}
     for stage in stages.STAGES:
         known[stage.name] = fingerprint(stage, config.section(stage.name), {name: known[name] for name in stage.inputs})
     return known
@@ -192,7 +193,7 @@ def _earlier_manifests(job: _Job, stage: Stage) -> dict[str, Manifest]:
     before = stages.STAGES[: stages.STAGES.index(stage)]
     found = parallel(lambda earlier: read_manifest(job.store, job.folder(earlier)), before)
     manifests = {earlier.name: manifest for earlier, manifest in zip(before, found, strict=True) if manifest}
-    missing = [name for name in stage.inputs if name != CAPTURE and name not in manifests]
+    missing = [name for name in stage.inputs if name not in GIVEN and name not in manifests]
     if missing:
         first = _first_to_run(missing[0], manifests)
         raise MissingArtifactError(
@@ -205,7 +206,7 @@ def _earlier_manifests(job: _Job, stage: Stage) -> dict[str, Manifest]:
 def _first_to_run(name: str, manifests: Mapping[str, Manifest]) -> str:
     """Return the earliest stage, among `name` and what it reads from, that is not committed."""
     for earlier in stages.stage_named(name).inputs:
-        if earlier != CAPTURE and earlier not in manifests:
+        if earlier not in GIVEN and earlier not in manifests:
             return _first_to_run(earlier, manifests)
     return name
 
@@ -217,6 +218,8 @@ def _run_and_commit(job: _Job, stage: Stage, earlier: Mapping[str, Manifest], te
         target.mkdir(parents=True)
         if name == CAPTURE:
             download_capture(job.store, job.capture, target)
+        elif name == CORRECTIONS:
+            download_corrections(job.store, job.capture, target)
         else:
             download(job.store, job.folder(stages.stage_named(name)), earlier[name], target)
     downloaded = time.monotonic()

@@ -14,6 +14,8 @@ from typing import Any
 from scan2twin.progress import Progress
 
 CAPTURE = "capture"  # the name under which a stage reads the raw capture bundle
+CORRECTIONS = "corrections"  # … and the masks that a person has corrected (store.corrections); an empty folder if none
+GIVEN = (CAPTURE, CORRECTIONS)  # the inputs that no stage makes
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class StageResult:
 class StageInputs:
     """What a stage reads.
 
-    `folders` maps each input (a stage's name or `CAPTURE`) to the folder with its files, read-only by
+    `folders` maps each input (a stage's name, `CAPTURE`, …) to the folder with its files, read-only by
     agreement. `manifests` maps the name of every stage that ran before to its manifest as plain JSON.
     `checkpoints` is there for a stage that keeps them: what a killed run of this stage with these inputs and this
     configuration left in that folder is found again. A file there is replaced by renaming `*.part` or `*.partial`.
@@ -76,11 +78,11 @@ class Stage:
 STAGES: tuple[Stage, ...] = (
     Stage(
         "validate", "preprocessing.validate", (CAPTURE,),
-        "schema, limits, hashes, images decodable, enough usable frames",
+        "schema, limits, hashes, images decodable, enough usable frames", version=2,
     ),
     Stage(
         "condition", "preprocessing.condition", (CAPTURE, "validate"),
-        "orientation, undistortion, centred principal point, working resolution",
+        "orientation, undistortion, centred principal point, working resolution; frames worth keeping", version=2,
     ),
     Stage(
         "compensate_poses", "preprocessing.compensate_poses", ("condition",),
@@ -91,7 +93,7 @@ STAGES: tuple[Stage, ...] = (
         "bundle adjustment with the tracker's poses as priors, every frame checked",
     ),
     Stage(
-        "mask", "preprocessing.mask", (CAPTURE, "condition", "refine_poses"),
+        "mask", "preprocessing.mask", (CAPTURE, CORRECTIONS, "condition", "refine_poses"),
         "square crops round the object, alpha masks: the dataset", version=2,
     ),
     Stage(

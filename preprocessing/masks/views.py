@@ -1,16 +1,21 @@
 """Square views of the object: which part of each posed photo is cut out, and the masks that came with it."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from preprocessing.condition import TargetCamera, warp_image
 from preprocessing.crop import Crop, box_corners, box_region, photo_rectangle, project, square_crop, whole_pixels
 from preprocessing.images import UInt8, read_alpha, read_mask
+from scan2twin.capture.models import Intrinsics
 from scan2twin.capture.reader import Capture
 from scan2twin.config import MaskConfig
+from scan2twin.errors import InputError
 from scan2twin.frames import ConditionedFrame, ConditionedFrames, PixelRectangle, PosedFrame, PosedFrames
+from scan2twin.store.corrections import INDEX, Corrections
 
 Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
@@ -87,3 +92,45 @@ def given_mask(capture: Capture, frame: ConditionedFrame) -> UInt8 | None:
     if raw is None:
         return None
     return warp_image(raw, frame.source, TargetCamera(frame.width, frame.height, frame.intrinsics.fx))
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A mask that a person has drawn: its file and, if it was drawn on a square view, that view's intrinsics."""
+
+    path: Path
+    square: Intrinsics | None
+
+
+def read_corrections(folder: Path | None) -> dict[int, Correction]:
+    """Return the corrected masks in `folder` by frame number, as the runner puts them there; none without a folder."""
+    index = folder / INDEX if folder else None
+    if index is None or not index.exists():
+        return {}
+    listed = Corrections.model_validate_json(index.read_bytes()).masks
+    return {mask.frame: Correction(index.with_name(mask.file), mask.intrinsics) for mask in listed}
+
+
+def corrected_mask(correction: Correction, frame: ConditionedFrame) -> UInt8:
+    """Return the mask that a person has corrected, (height, width) of the conditioned frame; 0 beyond its square.
+
+    Raises:
+        InputError: it was not drawn on a square, and has another size than the photo.
+
+    """
+    raw = read_mask(correction.path)
+    if correction.square is None:
+        if raw.shape != (frame.source.height, frame.source.width):
+            raise InputError(
+                f"frame {frame.index}: its corrected mask has {raw.shape[1]}×{raw.shape[0]} pixels, the photo "
+                f"{frame.source.width}×{frame.source.height}; draw it on the photo as stored, or on its square view"
+            )
+        return warp_image(raw, frame.source, TargetCamera(frame.width, frame.height, frame.intrinsics.fx))
+    # The square is the same camera, cut and scaled. OpenCV counts from the first pixel's centre.
+    square, scale = correction.square, correction.square.fx / frame.intrinsics.fx
+    to_square = np.array([
+        [scale, 0, square.cx - 0.5 - scale * (frame.intrinsics.cx - 0.5)],
+        [0, scale, square.cy - 0.5 - scale * (frame.intrinsics.cy - 0.5)],
+    ])  # fmt: skip
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(raw, to_square, (frame.width, frame.height), flags=flags), np.uint8)

@@ -27,6 +27,7 @@ from scan2twin.store.transfer import parallel
 log = logging.getLogger("scan2twin")
 
 CAPTURES = "captures"
+CORRECTIONS = "corrections/masks.json"  # below a capture's folder; see `store.corrections`
 _CAPTURE_ID = re.compile(r"[a-z0-9-]{3,64}")
 
 
@@ -57,11 +58,17 @@ class StoredCapture:
 
     location: CaptureLocation
     document: bytes
+    corrections: bytes = b""  # masks.json of `store.corrections`; empty if no mask was corrected
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of capture.json, which lists the hash of every other file."""
         return hashlib.sha256(self.document).hexdigest()
+
+    @property
+    def corrections_fingerprint(self) -> str:
+        """SHA-256 of the list of corrected masks, which has the hash of each."""
+        return hashlib.sha256(self.corrections).hexdigest()
 
 
 def check_capture_id(capture_id: str) -> str:
@@ -109,12 +116,21 @@ def find_capture(store: ArtifactStore, capture_id: str) -> StoredCapture:
     check_capture_id(capture_id)
     for location in _locate(store, capture_id):
         try:
-            return StoredCapture(location, store.read_bytes(f"{location.folder}/{CAPTURE_FILE}"))
+            return read_capture_at(store, location)
         except NotFoundError:  # replaced this moment; another day may have it
             continue
     raise MissingArtifactError(
         f"store {store.uri}: there is no capture {capture_id!r}; `scan2twin captures` lists those there are"
     )
+
+
+def read_capture_at(store: ArtifactStore, location: CaptureLocation) -> StoredCapture:
+    """Read a committed capture's description. Raises NotFoundError."""
+    document = store.read_bytes(f"{location.folder}/{CAPTURE_FILE}")
+    corrections = b""
+    with suppress(NotFoundError):
+        corrections = store.read_bytes(f"{location.folder}/{CORRECTIONS}")
+    return StoredCapture(location, document, corrections)
 
 
 def list_captures(store: ArtifactStore, first: date = date.min, last: date = date.max) -> list[CaptureLocation]:

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from preprocessing.images import UInt8
-from preprocessing.mask import backend_of
 from preprocessing.masks.carvekit_masks import CarveKitBackend, importable_carvekit
+from preprocessing.masks.masker import backend_of
 from scan2twin.config import MaskConfig
 from scan2twin.errors import ConfigError
 from scan2twin.weights import WEIGHTS_VARIABLE
