@@ -1,32 +1,36 @@
-"""Figures of the reconstruction alone: its kernels one by one, and the whole method on a mesh that is known.
+"""Figures of the reconstruction alone: its kernels one by one, and the whole method on a dataset.
 
-The known mesh is drawn with exact poses from all round, four samples a pixel side, and reconstructed from those
-views; nothing of phones, masks or exposure is in it. CPU seconds are of this process.
+A dataset comes from the mask stage, or is drawn from a mesh that is known, with exact poses from all round and area-
+filtered pixels; nothing of phones, masks or exposure is in that one. CPU seconds are of this process.
 """
 
+import resource
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 import trimesh
 from numpy.typing import NDArray
 
 from reconstruction.cameras import clip_from_camera, inverse_rigid, to_clip
+from reconstruction.closest_point import TriangleTree
 from reconstruction.color import linear_to_srgb, srgb_to_linear
-from reconstruction.data import Views
+from reconstruction.data import load_views
 from reconstruction.field import MaterialField
-from reconstruction.finished_model import FinishedModel
 from reconstruction.isosurface import extract_topology
-from reconstruction.measure import measure_view
 from reconstruction.optimise import Optimiser
 from reconstruction.rasterizer import get_rasterizer
-from scan2twin.benchmark import SampledSurface
 from scan2twin.capture.models import Intrinsics
-from scan2twin.config import ReconstructConfig
+from scan2twin.config import PipelineConfig, ReconstructConfig
 from scan2twin.errors import InputError
+from scan2twin.frames import Dataset, DatasetFrame
+from scan2twin.progress import Progress
+from scan2twin.stages import StageInputs, stage_named
 
 TRAIN_VIEWS, HELDOUT_VIEWS = 60, 10
 CAMERA_DISTANCE = 2.0  # unit-frame lengths
@@ -38,15 +42,23 @@ REPEATS = 10
 
 @dataclass(frozen=True)
 class MethodFigures:
-    """The method after some iterations."""
+    """The stages reconstruct and export on one dataset; for the figures see `reconstruction.reconstruct`."""
 
+    dataset: str
     iterations: int
-    cpu_seconds: float  # of the optimisation so far, start included, measuring left out
-    heldout_psnr: float  # dB, whole view on black, mean over the held-out views
-    heldout_psnr_foreground: float
-    mask_iou: float
-    chamfer_percent: float  # mean of both directions, % of the truth's bounding-box diagonal
+    resolution: int
+    grid: int
+    texture_size: int
+    reconstruct_cpu_seconds: float  # measuring included, as in the next
+    export_cpu_seconds: float
+    peak_memory_mb: float  # of this process
+    field_psnr: float | None  # of the mesh and its field, before textures
+    heldout_psnr: float | None  # of the finished, textured model, as are the next three
+    heldout_psnr_foreground: float | None
+    heldout_ssim: float | None
+    mask_iou: float | None
     triangles: int
+    chamfer_percent: float | None  # mean of both directions, % of the truth's bounding-box diagonal
 
 
 @dataclass(frozen=True)
@@ -84,22 +96,43 @@ class KnownMesh:
         self._texture = srgb_to_linear(torch.from_numpy(texture))[None].contiguous()
         self._rasterizer = get_rasterizer("numba", torch.device("cpu"))
 
-    def views(self, directions: NDArray[np.float64], resolution: int) -> Views:
-        """Draw the mesh from unit vectors (B, 3) towards it."""
+    def write_dataset(
+        self, folder: Path, train: NDArray[np.float64], heldout: NDArray[np.float64], resolution: int
+    ) -> Dataset:
+        """Draw the mesh as a dataset of the mask stage, from directions (B, 3) towards the cameras, unit vectors."""
+        for name in ("images", "masks"):
+            (folder / name).mkdir(parents=True)
         focal = resolution / 2 / np.tan(np.radians(FIELD_OF_VIEW) / 2)
         intrinsics = Intrinsics(fx=focal, fy=focal, cx=resolution / 2, cy=resolution / 2)
-        projection = clip_from_camera(intrinsics, resolution, resolution).astype(np.float32)
-        cameras = np.stack([inverse_rigid(look_at_origin(d * CAMERA_DISTANCE)) for d in directions])
-        camera_from_unit = torch.from_numpy(cameras.astype(np.float32))
-        clip_from_cameras = torch.from_numpy(projection).expand(len(directions), 4, 4)
-        images = torch.stack(
-            [self._draw(p @ c, resolution) for p, c in zip(clip_from_cameras, camera_from_unit, strict=True)]
+        projection = clip_from_camera(intrinsics, resolution, resolution)
+        frames = []
+        for k, direction in enumerate([*train, *heldout]):
+            camera_to_unit = look_at_origin(direction * CAMERA_DISTANCE)
+            rgba = self._draw(torch.from_numpy(projection @ inverse_rigid(camera_to_unit)).float(), resolution)
+            frame = DatasetFrame(
+                index=k,
+                image=f"images/{k:06d}.png",
+                mask=f"masks/{k:06d}.png",
+                intrinsics=intrinsics,
+                camera_to_unit=camera_to_unit.tolist(),
+                split="train" if k < len(train) else "heldout",
+            )
+            cv2.imwrite(str(folder / frame.image), rgba[..., 2::-1])
+            cv2.imwrite(str(folder / frame.mask), rgba[..., 3])
+            frames.append(frame)
+        dataset = Dataset(
+            capture_id="known-mesh",
+            resolution=resolution,
+            metric=False,
+            unit_to_reference=np.eye(4).tolist(),
+            object_size_unit=self.size.tolist(),
+            frames=frames,
         )
-        return Views(
-            tuple(range(len(directions))), images, clip_from_cameras, camera_from_unit, torch.ones(len(directions))
-        )
+        dataset.write(folder / "dataset.json")
+        return dataset
 
-    def _draw(self, clip_from_unit: torch.Tensor, resolution: int) -> torch.Tensor:
+    def _draw(self, clip_from_unit: torch.Tensor, resolution: int) -> NDArray[np.uint8]:
+        """Draw (R, R, 4) sRGB with straight alpha, top row first."""
         fine = resolution * SUPERSAMPLING
         rast = self._rasterizer.rasterize(to_clip(self._vertices, clip_from_unit[None]), self._faces, (fine, fine))
         uv = self._rasterizer.interpolate(self._uv[None], rast, self._faces)
@@ -108,8 +141,17 @@ class KnownMesh:
         both = torch.cat([color * covered, covered], dim=3).permute(0, 3, 1, 2)
         pooled = torch.nn.functional.avg_pool2d(both, SUPERSAMPLING)[0].permute(1, 2, 0)
         coverage = pooled[..., 3:]
-        srgb = linear_to_srgb(pooled[..., :3] / coverage.clamp(min=1e-6)) * coverage
-        return (torch.cat([srgb, coverage], dim=2) * 255).round().byte()
+        srgb = linear_to_srgb(pooled[..., :3] / coverage.clamp(min=1e-6))
+        return np.asarray((torch.cat([srgb, coverage], dim=2) * 255).round().byte().flip(0).numpy())
+
+    def chamfer_percent(self, mesh: trimesh.Trimesh) -> float:
+        """Return the mean distance between the surfaces, both ways, in % of this mesh's bounding-box diagonal."""
+        distances = [
+            TriangleTree(onto.vertices, onto.faces).query(trimesh.sample.sample_surface(of, SURFACE_SAMPLES, seed=0)[0])
+            for of, onto in ((mesh, self.mesh), (self.mesh, mesh))
+        ]
+        mean = np.mean([found.distance.mean() for found in distances])
+        return float(100 * mean / np.linalg.norm(self.mesh.extents))
 
 
 def look_at_origin(centre: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -130,53 +172,61 @@ def spiral(count: int) -> NDArray[np.float64]:
     return np.stack([ring * np.cos(turn), height, ring * np.sin(turn)], axis=1)
 
 
-def benchmark_method(
-    known: KnownMesh, config: ReconstructConfig, report_at: Sequence[int], found: Callable[[MethodFigures], None]
-) -> None:
-    """Reconstruct `known` and call `found` with the figures after each number of iterations in `report_at`."""
-    torch.set_num_threads(1)
-    train = known.views(spiral(TRAIN_VIEWS), config.resolution)
+def benchmark_known_mesh(known: KnownMesh, config: PipelineConfig, progress: Progress) -> MethodFigures:
+    """Draw `known` from all round and reconstruct it from the exact poses."""
     random = np.random.default_rng(3).normal(size=(HELDOUT_VIEWS, 3))
-    heldout = known.views(random / np.linalg.norm(random, axis=1, keepdims=True), config.resolution)
-    truth, diagonal = SampledSurface(known.mesh, SURFACE_SAMPLES), float(np.linalg.norm(known.mesh.extents))
-    rasterizer = get_rasterizer("numba", torch.device("cpu"))
-    used, clock = 0.0, time.process_time()
-    optimiser = Optimiser(train, known.size, config, rasterizer)
-    for step in optimiser.run():
-        if step.iteration + 1 not in report_at:
-            continue
-        used += time.process_time() - clock
-        with torch.no_grad():
-            mesh = optimiser.surface.mesh()
-            model = FinishedModel(mesh.vertices, mesh.faces, optimiser.field, rasterizer, optimiser.light)
-            figures = [
-                measure_view(model.render(c @ v, config.resolution), image.float() / 255)
-                for c, v, image in zip(heldout.clip_from_camera, heldout.camera_from_unit, heldout.images, strict=True)
-            ]
-        surface = SampledSurface(
-            trimesh.Trimesh(mesh.vertices.numpy(), mesh.faces.numpy(), process=False), SURFACE_SAMPLES
-        )
-        both_ways = truth.closest(surface.points)[1].mean() + surface.closest(truth.points)[1].mean()
-        found(
-            MethodFigures(
-                step.iteration + 1,
-                round(used, 1),
-                float(np.mean([f.psnr for f in figures])),
-                float(np.mean([f.psnr_foreground for f in figures])),
-                float(np.mean([f.mask_iou for f in figures])),
-                float(50 * both_ways / diagonal),
-                len(mesh.faces),
-            )
-        )
-        clock = time.process_time()
+    heldout = random / np.linalg.norm(random, axis=1, keepdims=True)
+    exact = config.model_copy(update={"reconstruct": config.reconstruct.model_copy(update={"refine_cameras": False})})
+    with tempfile.TemporaryDirectory(prefix="scan2twin-benchmark-") as folder:
+        known.write_dataset(Path(folder), spiral(TRAIN_VIEWS), heldout, config.reconstruct.resolution)
+        return benchmark_dataset(Path(folder), exact, progress, known)
+
+
+def benchmark_dataset(
+    dataset: Path, config: PipelineConfig, progress: Progress, truth: KnownMesh | None = None
+) -> MethodFigures:
+    """Run reconstruct and export on a folder as the mask stage leaves it; `truth` is what it was drawn from."""
+    # What is measured is the model: no film, and coordinates as in the dataset.
+    options = {"turntable_frames": 0, "formats": (), "levels": (), "origin": "reference"}
+    with tempfile.TemporaryDirectory(prefix="scan2twin-benchmark-") as temporary:
+        folders = {"mask": dataset, **{name: Path(temporary) / name for name in ("reconstruct", "export")}}
+        sections = {"reconstruct": config.reconstruct, "export": config.export.model_copy(update=options)}
+        metrics, seconds = {}, {}
+        for name, section in sections.items():
+            folders[name].mkdir()
+            started = time.process_time()
+            metrics[name] = stage_named(name).load()(StageInputs(folders), folders[name], section, progress).metrics
+            seconds[name] = round(time.process_time() - started, 1)
+        model = trimesh.load_scene(folders["export"] / "model.glb").to_mesh()
+    finished = metrics["export"]
+    return MethodFigures(
+        dataset=Dataset.read(dataset / "dataset.json").capture_id,
+        iterations=config.reconstruct.iterations,
+        resolution=config.reconstruct.resolution,
+        grid=config.reconstruct.grid,
+        texture_size=config.export.texture_size,
+        reconstruct_cpu_seconds=seconds["reconstruct"],
+        export_cpu_seconds=seconds["export"],
+        peak_memory_mb=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 0),
+        field_psnr=metrics["reconstruct"]["heldout_psnr"],
+        heldout_psnr=finished.get("heldout_psnr"),
+        heldout_psnr_foreground=finished.get("heldout_psnr_foreground"),
+        heldout_ssim=finished.get("heldout_ssim"),
+        mask_iou=finished.get("mask_iou_heldout"),
+        triangles=finished["triangles"],
+        chamfer_percent=truth.chamfer_percent(model) if truth else None,
+    )
 
 
 def benchmark_kernels(known: KnownMesh, config: ReconstructConfig) -> list[KernelFigures]:
     """Time the parts of an iteration on the start of a reconstruction of `known`."""
     torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="scan2twin-benchmark-") as folder:
+        dataset = known.write_dataset(Path(folder), spiral(12), np.empty((0, 3)), config.resolution)
+        views, _ = load_views(Path(folder), dataset, "train", config.resolution)
     rasterizer = get_rasterizer("numba", torch.device("cpu"))
     short = config.model_copy(update={"iterations": 4 * REPEATS})
-    optimiser = Optimiser(known.views(spiral(12), config.resolution), known.size, short, rasterizer)
+    optimiser = Optimiser(views, known.size, short, rasterizer)
     while optimiser.iteration < 2 * REPEATS:  # past the coarse grid and the small images
         optimiser.step()
     surface = optimiser.surface

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,14 @@ from rich.table import Table
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
+from scan2twin.config import PipelineConfig
 from scan2twin.errors import InputError, ReconstructionError
+from scan2twin.importers.llff import import_llff
+from scan2twin.progress import Progress
+from scan2twin.runner import import_capture, output_folder, run_stage
+from scan2twin.stages import STAGES
+from scan2twin.store import open_store
+from scan2twin.store.artifacts import download
 
 Points = NDArray[np.float64]  # (N, 3), metres
 
@@ -196,6 +205,30 @@ def benchmark_capture(
             geometry=compare_to_truth(model, truth) if truth else None,
             report=report,
         )
+
+
+@contextmanager
+def mask_dataset(source: Path, config: PipelineConfig, progress: Progress) -> Iterator[Path]:
+    """Yield the dataset folder that `source` is, or what the stages up to `mask` make of a capture or an LLFF folder.
+
+    Raises:
+        InputError: `source` is none of these, or a stage refuses it.
+
+    """
+    if (source / "dataset.json").is_file():
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="scan2twin-benchmark-") as temporary:
+        folder = Path(temporary)
+        if (source / "poses_bounds.npy").is_file():
+            import_llff(source, folder / "capture")
+            source = folder / "capture"
+        store = open_store(str(folder / "store"))
+        capture_id = import_capture(store, source)
+        for stage in STAGES[: 1 + [stage.name for stage in STAGES].index("mask")]:
+            manifest = run_stage(store, capture_id, stage.name, config, progress).manifest
+        download(store, output_folder(capture_id, stage, manifest.fingerprint), manifest, folder / "mask")
+        yield folder / "mask"
 
 
 def _timed(command: list[str]) -> float:

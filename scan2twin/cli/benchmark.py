@@ -4,13 +4,24 @@ import importlib
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from scan2twin.cli.options import JsonOption, PresetOption, StoreOption, console, print_json
-from scan2twin.config import Preset, resolve_config
+from scan2twin.cli.options import (
+    ConfigOption,
+    JsonOption,
+    PresetOption,
+    SetOption,
+    StoreOption,
+    configuration,
+    console,
+    make_progress,
+    print_json,
+)
+from scan2twin.config import Preset
+from scan2twin.errors import InputError
 
 app = typer.Typer(help="Measure whole captures and the parts of the pipeline.", no_args_is_help=True)
 
@@ -62,34 +73,46 @@ def store(
 
 @app.command("reconstruct")
 def reconstruct(
-    mesh: Annotated[Path, typer.Argument(help="Textured mesh that is the truth: OBJ with MTL, or GLB.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="What to reconstruct: a textured mesh, which is then the truth (OBJ with MTL, GLB); the mask stage's "
+            "folder; a capture (folder or .zip); or an LLFF folder."
+        ),
+    ],
     preset: PresetOption = Preset.STANDARD,
-    resolution: Annotated[int | None, typer.Option("--resolution", min=32, help="Side of the views, pixels.")] = None,
-    iterations: Annotated[int | None, typer.Option("--iterations", min=1)] = None,
+    config: ConfigOption = None,
+    set_: SetOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Draw a known mesh from 70 sides, reconstruct it with exact poses, and time the kernels."""
+    """Time the method and measure it on held-out views; a mesh is drawn from 70 sides first, and kernels are timed."""
+    from scan2twin.benchmark import mask_dataset
+
     module = importlib.import_module("reconstruction.benchmark")  # by name: scan2twin depends on no stage
-    options = {"resolution": resolution, "iterations": iterations}
-    overrides = {name: value for name, value in options.items() if value is not None}
-    config = resolve_config(preset, {"reconstruct": overrides}).reconstruct
-    known, rows = module.KnownMesh(mesh), []
-    table = Table("iterations", "CPU s", "held-out dB", "foreground dB", "mask IoU", "Chamfer %", "triangles")
-
-    def found(figures: Any) -> None:
-        rows.append(asdict(figures))
+    settings = configuration(preset, config, set_)
+    progress, kernels = make_progress(), []
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder")
+    try:
+        if source.is_file() and source.suffix != ".zip":
+            known = module.KnownMesh(source)
+            figures = module.benchmark_known_mesh(known, settings, progress)
+            kernels = module.benchmark_kernels(known, settings.reconstruct)
+        else:
+            with mask_dataset(source, settings, progress) as folder:
+                figures = module.benchmark_dataset(folder, settings, progress)
+    finally:
+        progress.close()
+    table = Table(title=f"{figures.dataset}, preset {preset}", show_header=False)
+    for name, value in asdict(figures).items():
         table.add_row(
-            str(figures.iterations), f"{figures.cpu_seconds:.1f}", f"{figures.heldout_psnr:.2f}",
-            f"{figures.heldout_psnr_foreground:.2f}", f"{figures.mask_iou:.4f}", f"{figures.chamfer_percent:.3f}",
-            str(figures.triangles),
-        )  # fmt: skip
-
-    quarter = max(config.iterations // 4, 1)
-    module.benchmark_method(known, config, range(quarter, config.iterations + 1, quarter), found)
-    kernels = module.benchmark_kernels(known, config)
+            name.replace("_", " "), "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+        )
+    console.print(table)
     times = Table("kernel", "CPU ms")
     for kernel in kernels:
         times.add_row(kernel.kernel, f"{kernel.milliseconds:.2f}")
-    console.print(table, times)
+    if kernels:
+        console.print(times)
     if json_:
-        print_json({"method": rows, "kernels": [asdict(kernel) for kernel in kernels]})
+        print_json({"method": asdict(figures), "kernels": [asdict(kernel) for kernel in kernels]})
