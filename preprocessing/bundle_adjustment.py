@@ -4,7 +4,7 @@ Reconstructions hold world-to-camera poses with OpenCV axes (+X right, +Y down, 
 module takes and gives `camera_to_reference` with OpenGL axes like the rest of the pipeline.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,12 +36,13 @@ class Tolerance:
 
 def match_frames(
     images: Path, frames: Sequence[PosedFrame], pairs: Sequence[tuple[int, int]], folder: Path, *,
-    max_features: int, long_side: int,
+    max_features: int, long_side: int, masks: Path | None = None,
 ) -> Path:  # fmt: skip
     """Find SIFT features in frames of at most `long_side` pixels, match the `pairs` of rows and verify the matches.
 
-    Matches that do not move in the image are dropped: in a turntable capture they are the background, which does
-    not move with the object, and in a hand-held one dirt on the lens.
+    `masks` is a folder with `<frame.file>.png` for every frame, 0 where no features are wanted. Matches that do not
+    move in the image are dropped: in a turntable capture they are the background, which does not move with the
+    object, and in a hand-held one dirt on the lens.
 
     Returns the path of the COLMAP database, in `folder`.
     """
@@ -50,6 +51,8 @@ def match_frames(
     shared = len({frame.intrinsics.model_dump_json() + f"{frame.width}x{frame.height}" for frame in frames}) == 1
     reader = pycolmap.ImageReaderOptions()
     reader.camera_model = "SIMPLE_PINHOLE"
+    if masks is not None:
+        reader.mask_path = masks
     extraction = pycolmap.FeatureExtractionOptions()
     extraction.num_threads = usable_cores()
     extraction.max_image_size = long_side
@@ -77,6 +80,35 @@ def match_frames(
     verification.ransac.random_seed = SEED
     pycolmap.match_image_pairs(database, matching, pairing, verification)
     return database
+
+
+def stationary_share(database: Path, pairs: Sequence[tuple[int, int]], pixels: float) -> float:
+    """Return the share of all matches, before they were verified, that move by less than `pixels` in the image.
+
+    `pairs` are rows of the frames that `match_frames` was given. Seen from a camera that goes round an object only
+    points on its very axis keep their place; from one that stands still the background does.
+    """
+    still = matched = 0
+    with pycolmap.Database.open(database) as opened:
+        ids = [image.image_id for image in opened.read_all_images()]  # in the frames' order
+        keypoints = {id_: opened.read_keypoints(id_)[:, :2] for id_ in ids}
+        for a, b in ((ids[one], ids[other]) for one, other in pairs):
+            if not opened.exists_matches(a, b):
+                continue
+            matches = opened.read_matches(a, b)
+            moved = np.linalg.norm(keypoints[a][matches[:, 0]] - keypoints[b][matches[:, 1]], axis=1)
+            still, matched = still + int((moved < pixels).sum()), matched + len(moved)
+    return still / max(matched, 1)
+
+
+@dataclass(frozen=True)
+class SparsePoints:
+    """Points of the surface and the background that several frames see."""
+
+    xyz: Array  # (N, 3), reference frame
+    rgb: NDArray[np.uint8]  # (N, 3), sRGB, mean of the frames
+    frames: NDArray[np.int32]  # (N,), how many frames see it
+    error_px: Array  # (N,), mean reprojection error
 
 
 class Adjustment:
@@ -112,11 +144,14 @@ class Adjustment:
             self._reconstruction, self._database, self._images, self._folder, True, options
         )
 
-    def adjust(self, positions: Array, sigma: float, rows: Sequence[int], *, refine_focal_length: bool) -> None:
+    def adjust(
+        self, positions: Array, sigma: float, rows: Sequence[int], *, refine_focal_length: bool,
+        without_prior: Collection[int] = (),
+    ) -> None:  # fmt: skip
         """Adjust the cameras of `rows` and all points, with `positions` (N × 3, ± `sigma` an axis) as priors.
 
         The priors keep the scale and the frame: without them rings of views that share few points float against
-        each other while the reprojection error falls.
+        each other while the reprojection error falls. The cameras `without_prior` follow their points alone.
         """
         config = pycolmap.BundleAdjustmentConfig()
         for row in rows:
@@ -130,7 +165,7 @@ class Adjustment:
         options.ceres.solver_options.function_tolerance = COST_TOLERANCE
         options.ceres.solver_options.num_threads = 1  # sums in one order: the same poses every time
         priors = []
-        for row in rows:
+        for row in (row for row in rows if row not in without_prior):
             prior = pycolmap.PosePrior()
             prior.corr_data_id = self._reconstruction.images[self._ids[row]].data_id
             prior.position = positions[row]
@@ -187,6 +222,18 @@ class Adjustment:
         """Return the focal length of the row's camera, pixels."""
         camera_id = self._reconstruction.images[self._ids[row]].camera_id
         return float(self._reconstruction.cameras[camera_id].params[0])
+
+    def points(self, images: Path, at_least: int) -> SparsePoints:
+        """Return the points that `at_least` frames see, with their colours in `images`."""
+        self._reconstruction.extract_colors_for_all_images(images)
+        points = [point for _, point in sorted(self._reconstruction.points3D.items())]
+        points = [point for point in points if point.track.length() >= at_least]
+        return SparsePoints(
+            xyz=np.array([point.xyz for point in points], np.float64).reshape(-1, 3),
+            rgb=np.array([point.color for point in points], np.uint8).reshape(-1, 3),
+            frames=np.array([point.track.length() for point in points], np.int32),
+            error_px=np.array([point.error for point in points], np.float64),
+        )
 
     def reprojection_errors(self) -> list[Array]:
         """Return for every row the distances, in pixels, between its features and the points they see."""

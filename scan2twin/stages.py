@@ -86,11 +86,11 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "compensate_poses", "preprocessing.compensate_poses", ("condition",),
-        "anchor-relative quaternion compensation, normalisation to the unit box",
+        "anchor-relative quaternion compensation, normalisation to the unit box", version=2,
     ),
     Stage(
         "refine_poses", "preprocessing.refine_poses", ("condition", "compensate_poses"),
-        "bundle adjustment with the tracker's poses as priors, every frame checked",
+        "bundle adjustment with the tracker's poses as priors, every frame checked", version=2,
     ),
     Stage(
         "mask", "preprocessing.mask", (CAPTURE, CORRECTIONS, "condition", "refine_poses"),

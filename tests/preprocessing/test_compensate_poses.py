@@ -20,8 +20,8 @@ from preprocessing.compensate_poses import (
     run,
     unit_to_reference,
 )
+from preprocessing.frame_checks import pose_differences
 from preprocessing.object_box import box_from_cameras, nearest_point_to_lines
-from preprocessing.refine_poses import pose_differences
 from scan2twin.capture.models import Intrinsics, ObjectBox, Pose, TrackedAnchor
 from scan2twin.capture.reader import read_capture
 from scan2twin.config import CompensatePosesConfig
