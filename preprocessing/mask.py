@@ -108,9 +108,11 @@ def refine(
             else " and was replaced by what they show: look at it"
         )
         for one in after
-        if trusts[one.view.name] < MIN_TRUST
+        if trusts[one.view.name] < MIN_TRUST and one.origin != "corrected"
     ]
-    return after, np.minimum(final, np.maximum(trust(agreements), REPLACED_TRUST)), warnings
+    trusted = np.minimum(final, np.maximum(trust(agreements), REPLACED_TRUST))
+    trusted[[one.origin == "corrected" for one in after]] = 1  # somebody has looked at it
+    return after, trusted, warnings
 
 
 def without(posed: PosedFrames, excluded: Sequence[int]) -> PosedFrames:

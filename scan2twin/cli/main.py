@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from scan2twin import __version__
-from scan2twin.cli import airflow, benchmark, catalogue, doctor, importing, pipeline, render, weights
+from scan2twin.cli import airflow, benchmark, catalogue, doctor, importing, masks, pipeline, render, weights
 from scan2twin.cli.options import console
 from scan2twin.errors import Scan2TwinError
 
@@ -29,6 +29,7 @@ app.command("captures")(catalogue.captures)
 app.command("models")(catalogue.models)
 app.command("render")(render.render)
 app.add_typer(benchmark.app, name="benchmark")
+app.add_typer(masks.app, name="masks")
 app.add_typer(weights.app, name="weights")
 app.command("doctor")(doctor.doctor)
 

@@ -12,9 +12,10 @@ import pytest
 from preprocessing import condition, mask
 from preprocessing.crop import Crop, photo_rectangle, whole_pixels
 from preprocessing.images import UInt8
+from preprocessing.masks import masker
 from preprocessing.masks.backends import NORMALISATIONS, grabcut, network, u2netp
 from preprocessing.masks.components import cut_share, largest_component
-from scan2twin.capture.models import CaptureHeader, ObjectBox
+from scan2twin.capture.models import CaptureHeader, Intrinsics, ObjectBox
 from scan2twin.capture.reader import read_capture
 from scan2twin.capture.writer import write_capture
 from scan2twin.config import ConditionConfig, MaskConfig
@@ -28,7 +29,8 @@ from scan2twin.frames import (
     Validation,
 )
 from scan2twin.progress import LogProgress
-from scan2twin.stages import CAPTURE, StageInputs
+from scan2twin.stages import CAPTURE, CORRECTIONS, StageInputs
+from scan2twin.store.corrections import CorrectedMask, Corrections
 
 SPOT = Path(__file__).parents[1] / "data" / "spot-capture"
 FRAMES = [2, 7, 12, 17, 22, 26, 32, 37, 41, 47, 52, 57]  # of the 60; none is blurred
@@ -224,6 +226,79 @@ def test_a_given_mask_that_contradicts_the_others_is_named_and_trusted_less(
     assert weights[12] < 0.5
     assert min(weight for index, weight in weights.items() if index != 12) > 0.9
     assert any("frame 12: its mask disagreed with the other views; it was given" in text for text in result.warnings)
+
+
+def corrections_in(folder: Path, masks: dict[int, tuple[UInt8, Intrinsics | None]]) -> Path:
+    """A folder of corrected masks as the runner leaves it."""
+    folder.mkdir()
+    listed = []
+    for frame, (image, square) in masks.items():
+        cv2.imwrite(str(folder / "mask.png"), image)
+        data = (folder / "mask.png").read_bytes()
+        listed.append(
+            CorrectedMask(frame=frame, size=len(data), sha256=hashlib.sha256(data).hexdigest(), intrinsics=square)
+        )
+        (folder / "mask.png").rename(folder / listed[-1].file)
+    (folder / "masks.json").write_text(Corrections(masks=listed).model_dump_json())
+    return folder
+
+
+def test_corrected_masks_take_the_place_of_others(spot_with_masks: StageInputs, given: Path, tmp_path: Path) -> None:
+    """Frame 12's own mask lacks its upper half; it is corrected on the photo. Frame 22 is corrected on its square."""
+    wrong = read(SPOT / "truth" / "masks" / "000012.png")
+    wrong[: len(wrong) // 2] = 0
+    inputs = with_masks(spot_with_masks, tmp_path, {12: wrong, 22: np.zeros_like(wrong)})
+    square = next(frame for frame in Dataset.read(given / "dataset.json").frames if frame.index == 22)
+    corrections = corrections_in(
+        tmp_path / "corrections",
+        {
+            12: (read(SPOT / "truth" / "masks" / "000012.png"), None),
+            22: (read(given / square.mask), square.intrinsics),
+        },
+    )
+    dataset, result = run_stage(StageInputs({**inputs.folders, CORRECTIONS: corrections}), tmp_path / "mask")
+    assert result.metrics["masks_corrected"] == 2
+    assert result.metrics["masks_given"] == 10
+    assert not any("frame 12" in text or "frame 22" in text for text in result.warnings)
+    for frame in dataset.frames:
+        if frame.index in (12, 22):
+            assert frame.weight == 1
+            assert iou(read(tmp_path / "mask" / frame.mask), true_mask(frame, inputs)) > 0.97
+
+
+def test_a_corrected_mask_of_another_size_is_refused(spot_with_masks: StageInputs, tmp_path: Path) -> None:
+    corrections = corrections_in(tmp_path / "corrections", {12: (np.full((100, 90), 255, np.uint8), None)})
+    inputs = StageInputs({**spot_with_masks.folders, CORRECTIONS: corrections})
+    with pytest.raises(InputError, match=r"frame 12: its corrected mask has 90×100 pixels, the photo \d+×\d+; draw it"):
+        run_stage(inputs, tmp_path / "mask")
+
+
+@pytest.mark.parametrize(("failing", "by_colour"), [(12, 12), (5, 0)])
+def test_where_a_network_finds_nothing_in_most_views_colours_do(
+    failing: int, by_colour: int, spot: StageInputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that answers every photo with nothing, or some of the twelve, in front of the real rest."""
+    truths = iter([0] * failing + [1] * (12 - failing))
+    answers: dict[bytes, int] = {}
+
+    def blind(photo: UInt8, region: np.ndarray) -> np.ndarray:
+        seeing = answers.setdefault(photo.tobytes(), next(truths, 1))
+        return seeing * grabcut(photo, region)
+
+    monkeypatch.setattr(masker, "u2netp", lambda: blind)
+    run = (spot, tmp_path / "mask")
+    if not by_colour:
+        with pytest.raises(InputError, match="only 7 of 12 views have a usable mask"):
+            run_stage(*run, refine=False)
+        return
+    dataset, result = run_stage(*run, refine=False)
+    assert result.metrics["masks_by_colour"] == by_colour
+    assert any("found the object in only 0 of 12 photos; in the others it was cut out by colour" in text
+               for text in result.warnings)  # fmt: skip
+    scores = [iou(read(tmp_path / "mask" / frame.mask), true_mask(frame, spot)) for frame in dataset.frames]
+    assert np.median(scores) > 0.5
+    with pytest.raises(InputError, match="only 0 of 12 views have a usable mask"):
+        run_stage(spot, tmp_path / "network", refine=False, backend="network")
 
 
 def test_excluded_frames_are_left_out_and_unknown_ones_refused(spot_with_masks: StageInputs, tmp_path: Path) -> None:
