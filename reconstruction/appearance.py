@@ -42,11 +42,13 @@ class ReadyLight:
         to_camera: Tensor,
         roughness: Tensor,
         metallic: Tensor,
+        occlusion: Tensor | None = None,
         exposed_for: float | None = None,
     ) -> Response:
         """Return the response of points with unit normals (N, 3), vectors to the camera (N, 3) and material (N, 1).
 
-        `exposed_for` is the distance at which the lamp shows the albedo, instead of `distance`.
+        `occlusion` (N, 1) is the share of the light from all round that reaches the point. `exposed_for` is the
+        distance at which the lamp shows the albedo, instead of `distance`.
 
         The lamp: Lambert and Cook-Torrance with GGX and separable Smith masking (glTF 2.0, appendix B.3) at
         l = v = h, where Schlick's Fresnel is F0; its light falls off with the square of the distance.
@@ -58,7 +60,7 @@ class ReadyLight:
         lamp = self.share * (exposed_for or self.distance) ** 2 / distance2 * cosine
         gloss = lamp * retroreflection(cosine, roughness)
         slope, offset = lamp * (1 - metallic) + gloss * metallic, gloss * DIELECTRIC_F0 * (1 - metallic)
-        rest = 1 - self.share
+        rest = 1 - self.share if occlusion is None else (1 - self.share) * occlusion
         if self.environment is None:
             # The even light's specular part is as colourless as the lamp's and is left in the albedo.
             return Response(rest + slope, offset)
@@ -114,13 +116,22 @@ def load_light(folder: Path) -> SceneLight | None:
 
     """
     info = LightInfo.read(folder / "light.json")
-    environment = None
-    if info.environment:
-        environment = EnvironmentLight()
-        environment.set_equirectangular(load_environment(folder / ENVIRONMENT_FILE))
-    elif not info.headlight_share:
+    if not (info.environment or info.headlight_share):
         return None
+    environment = read_environment(folder / ENVIRONMENT_FILE) if info.environment else None
     return SceneLight(info.distance, info.headlight_share, environment).requires_grad_(False)
+
+
+def read_environment(path: Path) -> EnvironmentLight:
+    """Read an equirectangular .hdr image as light.
+
+    Raises:
+        InputError: it cannot be read.
+
+    """
+    environment = EnvironmentLight()
+    environment.set_equirectangular(load_environment(path))
+    return environment
 
 
 def perturbed(normals: Tensor, offset: Tensor) -> Tensor:

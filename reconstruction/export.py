@@ -11,19 +11,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from reconstruction.appearance import SceneLight, load_light
+from reconstruction.appearance import ENVIRONMENT_FILE, ENVIRONMENT_HEIGHT, SceneLight, load_light
 from reconstruction.atlas import UvMesh, decimate, unwrap
-from reconstruction.bake import bake, dilate, to_8bit
-from reconstruction.color import linear_to_srgb
+from reconstruction.bake import to_8bit
 from reconstruction.data import Views, load_views
 from reconstruction.field import load_field
 from reconstruction.formats import write_formats
-from reconstruction.measure import comparison_picture, measure_view
+from reconstruction.light import save_environment
+from reconstruction.maps import bake_maps, matt, to_material
+from reconstruction.measure import comparison_picture, mean_figures, measure_view
 from reconstruction.model import Material, ModelInfo, Origin, TexturedModel, reference_from_model
 from reconstruction.preview import Studio, write_preview, write_turntable
 from reconstruction.refine_textures import observe, refine
 from reconstruction.render import Renderer, straight_srgb
-from reconstruction.unseen import Bools, fill_unseen, seen_faces
+from reconstruction.unseen import seen_faces
 from reconstruction.view_renderer import expose
 from scan2twin.config import ExportConfig
 from scan2twin.frames import Dataset
@@ -44,6 +45,7 @@ def run(inputs: StageInputs, outputs: Path, config: ExportConfig, progress: Prog
         ReconstructionError: the mesh holds no surface.
 
     """
+    torch.set_num_threads(1)  # as in reconstruct: OpenMP's spinning threads would only take the kernels' cores
     dataset = Dataset.read(inputs["mask"] / "dataset.json")
     with np.load(inputs["reconstruct"] / "mesh.npz") as arrays:
         surface = arrays["vertices"], arrays["faces"]
@@ -62,17 +64,16 @@ def run(inputs: StageInputs, outputs: Path, config: ExportConfig, progress: Prog
     progress.advance()
     views, gains = refined_views(inputs, dataset)
     light = load_light(inputs["reconstruct"])
-    base_color, finish = bake_material(
-        mesh, seen_faces(mesh, views), inputs["reconstruct"] / "field.pt", config.texture_size
-    )
+    maps = bake_maps(mesh, seen_faces(mesh, views), load_field(inputs["reconstruct"] / "field.pt"), config.texture_size)
+    glossy = light is not None and (light.environment is not None or float(light.share) >= GLOSS_SHARE)
+    if not glossy:
+        maps = matt(maps)
     progress.advance()
     if config.refine_iterations:
-        observed = observe(mesh, views, gains, config.texture_size, None if light is None else light.ready(), finish)
-        base_color = refine(base_color, observed, config.refine_iterations, progress)
-    packed = None
-    if light is not None and float(light.share) >= GLOSS_SHARE:
-        packed = to_8bit(torch.cat([torch.ones_like(finish[..., :1]), finish], dim=2)).numpy()
-    material = Material(to_8bit(base_color).numpy(), packed)
+        observed = observe(mesh, views, gains, config.texture_size)
+        lit_by = None if light is None else light.ready()
+        maps = refine(maps, observed, lit_by, config.refine_iterations, progress, glossy)
+    material = Material(to_8bit(maps[..., :3]).numpy()) if light is None else to_material(maps)
     figures = measure_heldout(mesh, material, light, inputs, dataset, outputs / "heldout", progress)
 
     placed, model_to_reference = place(mesh, np.array(dataset.unit_to_reference), config.origin)
@@ -87,6 +88,7 @@ def run(inputs: StageInputs, outputs: Path, config: ExportConfig, progress: Prog
         vertices=len(placed.vertices),
         texture_size=config.texture_size,
         headlight_share=0.0 if light is None else float(light.share),
+        environment=export_environment(light, outputs),
     )
     info.write(outputs / "model.json")
 
@@ -101,17 +103,12 @@ def run(inputs: StageInputs, outputs: Path, config: ExportConfig, progress: Prog
     return StageResult({**counted, **figures}, warnings)
 
 
-def bake_material(mesh: UvMesh, seen: Bools, field_file: Path, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bake the field saved at `field_file` over a mesh, both in the unit frame.
-
-    Returns the base colour (size, size, 3), sRGB, and roughness and metallic (size, size, 2), all in [0, 1].
-    Faces that no photo shows, those not `seen` (F,), continue the colours round them.
-    """
-    field = load_field(field_file)
-    values, covered = bake(mesh, lambda points: torch.cat(field(points)[:3], dim=1), size)
-    encoded = torch.cat([linear_to_srgb(values[..., :3]), values[..., 3:]], dim=2)
-    base_color, finish = torch.split(dilate(fill_unseen(encoded, mesh, seen), covered), [3, 2], dim=2)
-    return base_color.contiguous(), finish.contiguous()
+def export_environment(light: SceneLight | None, outputs: Path) -> str | None:
+    """Write the environment, where one was found, and return its file's name. Frames differ by a translation only."""
+    if light is None or light.environment is None:
+        return None
+    save_environment(outputs / ENVIRONMENT_FILE, light.environment.to_equirectangular(ENVIRONMENT_HEIGHT))
+    return ENVIRONMENT_FILE
 
 
 def refined_views(inputs: StageInputs, dataset: Dataset) -> tuple[Views, torch.Tensor]:
@@ -131,7 +128,7 @@ def measure_heldout(
     dataset: Dataset,
     pictures: Path,
     progress: Progress,
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """Compare the finished textured mesh (unit frame) with the held-out photos; means over the views, PSNR in dB.
 
     A picture of each comparison is left in the folder `pictures`. Each view has the pose and exposure that
@@ -155,10 +152,12 @@ def measure_heldout(
         picture = Image.fromarray(comparison_picture(drawn, photo))
         picture.save(pictures / f"{views.index[k]:06d}.jpg", quality=PICTURE_QUALITY)
         progress.advance()
+    means = mean_figures(figures)
     return {
-        "heldout_psnr": round(float(np.mean([f.psnr for f in figures])), 4),
-        "heldout_psnr_foreground": round(float(np.mean([f.psnr_foreground for f in figures])), 4),
-        "mask_iou_heldout": round(float(np.mean([f.mask_iou for f in figures])), 4),
+        "heldout_psnr": means["psnr"],
+        "heldout_psnr_foreground": means["psnr_foreground"],
+        "heldout_ssim": means["ssim"],
+        "mask_iou_heldout": means["mask_iou"],
     }
 
 

@@ -19,7 +19,9 @@ STEEPEST_BUMP = 1.0  # longest component of the vector that tilts a normal: 45 d
 CHANNEL_LEAST = (0.0, 0.0, 0.0, MIN_ROUGHNESS, 0.0, *(-STEEPEST_BUMP,) * 3)
 CHANNEL_SCALE = (1.0, 1.0, 1.0, 1 - MIN_ROUGHNESS, 1.0, *(2 * STEEPEST_BUMP,) * 3)
 CHANNELS = [3, 1, 1, 3]  # sRGB albedo, roughness, metallic, bump
-START_LOGITS = (0.0, -4.0)  # roughness 0.6, metallic 0.02
+VARIATION_REACH = 0.01  # unit-frame lengths
+VARIATION_WEIGHT = (0.2, 0.2, 0.2, 1.0, 1.0, *(0.2,) * 3)  # of the channels; colour and relief do vary
+START_LOGITS = (0.0, -2.0)  # roughness 0.6, metallic 0.12: a share that gradients can raise or lower
 
 
 class Material(NamedTuple):
@@ -73,6 +75,16 @@ class MaterialField(nn.Module):
         """Return the material at points (N, 3), float32, unit frame."""
         srgb, roughness, metallic, bump = torch.split(self.channels(points), CHANNELS, dim=1)
         return Material(srgb_to_linear(srgb), roughness, metallic, bump)
+
+    def variation(self, points: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Return how much the material varies round points (N, 3): a scalar, 0 where it is constant.
+
+        Munkberg et al. 2022, section 4, L_mat = mean |k(x) - k(x + e)| with a small random displacement e. What light
+        does changes from point to point with the normal; a material seldom does.
+        """
+        near = points + VARIATION_REACH * torch.randn(points.shape, generator=generator)
+        here, there = self.channels(torch.cat([points, near])).chunk(2)
+        return ((here - there).abs() * here.new_tensor(VARIATION_WEIGHT)).sum(dim=1).mean()
 
     def save(self, path: Path) -> None:
         """Write the field to `path` (a torch file of plain tensors and numbers)."""

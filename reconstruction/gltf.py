@@ -17,6 +17,9 @@ from scan2twin.errors import InputError
 # glTF 2.0 §5.26 and §5.27, values of OpenGL: trilinear, and no repeat, since an atlas has no neighbour to wrap to.
 SAMPLER = {"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}
 
+# glTF 2.0 §5.11.5: what a buffer view is used for, which lets viewers upload it as it is.
+ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
+
 Encoding = Literal["png", "jpeg", "webp"]  # of textures; the last two lose a little
 QUALITY = 90  # of JPEG and WebP: no artefacts that an eye finds
 
@@ -48,9 +51,17 @@ def write_glb(model: TexturedModel, path: Path, textures: Encoding = "png") -> N
             "generator": f"scan2twin {__version__}",
             "extras": dict(model.provenance),
         }
-        attributes = tree["meshes"][0]["primitives"][0]["attributes"]
+        (primitive,) = tree["meshes"][0]["primitives"]
+        attributes = primitive["attributes"]
         if "_TANGENT" in attributes:  # trimesh writes only attributes of the application's own, marked so
             attributes["TANGENT"] = attributes.pop("_TANGENT")
+        for accessors, target in ((attributes.values(), ARRAY_BUFFER), ([primitive["indices"]], ELEMENT_ARRAY_BUFFER)):
+            for accessor in accessors:
+                tree["bufferViews"][tree["accessors"][accessor]["bufferView"]]["target"] = target
+        if maps.occluded:
+            (written,) = tree["materials"]
+            packed = written["pbrMetallicRoughness"]["metallicRoughnessTexture"]
+            written["occlusionTexture"] = {"index": packed["index"]}
         tree["samplers"] = [SAMPLER]
         for texture in tree["textures"]:
             texture["sampler"] = 0
@@ -94,6 +105,7 @@ def read_glb(path: Path) -> tuple[UvMesh, Material]:
         base_color=base_color,
         metallic_roughness=None if packed is None else np.array(packed.convert("RGB")),
         normal=None if normal is None else np.array(normal.convert("RGB")),
+        occluded=material.occlusionTexture is not None,
         roughness=float(material.roughnessFactor),
     )
 

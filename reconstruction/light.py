@@ -84,6 +84,10 @@ class EnvironmentLight(nn.Module):
         radiance = self.radiance
         return (radiance - radiance.mean(dim=-1, keepdim=True)).abs().mean()
 
+    def unevenness_loss(self) -> Tensor:
+        """Mean squared logarithm of the radiance, a scalar: what no photo shows anything of stays at the mean of 1."""
+        return self.radiance.log().square().mean()
+
     @torch.no_grad()
     def to_equirectangular(self, height: int) -> Tensor:
         """Unroll to (height, 2 * height, 3) linear radiance, row 0 at the top; see `equirectangular_directions`."""
@@ -121,11 +125,10 @@ def load_environment(path: Path) -> Tensor:
     """Read an equirectangular Radiance (.hdr) image: linear radiance (H, W, 3).
 
     Raises:
-        InputError: the file cannot be read as an image.
+        InputError: the file is missing or cannot be read as an image.
 
     """
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH) if data.size else None
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if image is None:
         raise InputError(f"{path.name}: not a readable image; expected an equirectangular Radiance .hdr file")
     return torch.from_numpy(np.ascontiguousarray(image[..., ::-1])).float()

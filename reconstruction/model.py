@@ -14,6 +14,7 @@ import numpy.typing as npt
 from reconstruction.atlas import UvMesh
 from scan2twin.frames import Document, Matrix4
 
+MATT = 0.9  # perceptual roughness
 Image = npt.NDArray[np.uint8]
 Origin = Literal["floor", "center", "reference"]
 
@@ -23,9 +24,10 @@ class Material:
     """Textures (S, S, 3) uint8, row 0 at v = 0; what is None is constant: `roughness`, metallic 0, no bumps."""
 
     base_color: Image  # sRGB
-    metallic_roughness: Image | None = None  # linear, glTF 2.0 §3.9.2: G roughness, B metallic, R not used
+    metallic_roughness: Image | None = None  # linear, glTF 2.0 §3.9.2: G roughness, B metallic
     normal: Image | None = None  # tangent space, +Y up the image (§3.9.3): 128, 128, 255 is the plain normal
-    roughness: float = 0.9  # a matt surface: a photographed colour already holds its highlights
+    occluded: bool = False  # whether R of metallic_roughness is ambient occlusion (§3.9.4)
+    roughness: float = MATT  # a matt surface: a photographed colour already holds its highlights
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class ModelInfo(Document):
     texture_size: int  # side of a texture, texels
     # Part of the light that came from the camera, as a flash does; even light gave the rest. `render` draws with it.
     headlight_share: float = 0.0
+    environment: str | None = None  # file with the light from all round, seen from the model, beside model.json
 
 
 def reference_from_model(vertices: npt.NDArray[np.float64], origin: Origin = "floor") -> npt.NDArray[np.float64]:

@@ -48,6 +48,6 @@ def _material(name: str, material: Material, folder: Path, stem: str) -> list[st
         Image.fromarray(material.metallic_roughness[..., 1]).save(folder / f"{stem}_roughness.png")
         Image.fromarray(material.metallic_roughness[..., 2]).save(folder / f"{stem}_metallic.png")
     if material.normal is not None:
-        lines += [f"norm {stem}_normal.png"]
+        lines += [f"norm {stem}_normal.png", f"map_Bump {stem}_normal.png"]
         Image.fromarray(material.normal).save(folder / f"{stem}_normal.png")
     return lines

@@ -40,7 +40,7 @@ REWEIGHT_AT = (0.4, 0.6, 0.8)  # of the iterations: when views that stand out lo
 LEARNING_RATE_SDF = {"visual_hull": 0.008, "sphere": 0.06}
 LEARNING_RATE_OFFSET = 0.01
 LEARNING_RATE_FIELD = 0.01  # Munkberg et al. 2022, supplement
-LEARNING_RATE_LIGHT = 0.01  # share of the headlight
+LEARNING_RATE_LIGHT = 0.05  # share of the headlight; logarithm of the environment's radiance
 LEARNING_RATE_CAMERA = 0.0001  # radians and unit-frame lengths
 BETAS = (0.9, 0.999)
 EPSILON = 1e-12  # of Adam: the loss is a mean over pixels, so gradients come near the usual 1e-8
@@ -80,7 +80,7 @@ class Optimiser:
     def __init__(
         self, views: Views, object_size: NDArray[np.float64], config: ReconstructConfig, rasterizer: Rasterizer
     ) -> None:
-        """Prepare to fit `views`; object_size (3,) is the extent of the object's box, unit frame.
+        """Prepare to fit `views`, on their device; object_size (3,) is the extent of the object's box, unit frame.
 
         Raises:
             ReconstructionError: the masks agree on no shape.
@@ -89,18 +89,19 @@ class Optimiser:
         self.config, self.rasterizer = config, rasterizer
         self.views = views
         self._half = views.resized(max(views.resolution // 2, 32))
-        self.field = MaterialField(seed=config.seed)
+        self._device = device = views.images.device
+        self.field = MaterialField(seed=config.seed).to(device)
         distance = float(np.linalg.norm(views.centers(), axis=1).mean())
         environment = EnvironmentLight() if config.appearance == "environment" else None
         self.light = SceneLight(distance, environment=environment) if config.appearance != "radiance" else None
-        self.log_gain = torch.zeros(len(views), 3)
-        self.twist = nn.Parameter(torch.zeros(len(views), 6))
-        self.trust = torch.ones(len(views))
-        self._residual = torch.zeros(len(views))  # of each view's last visit
+        self.log_gain = torch.zeros(len(views), 3, device=device)
+        self.twist = nn.Parameter(torch.zeros(len(views), 6, device=device))
+        self.trust = torch.ones(len(views), device=device)
+        self._residual = torch.zeros(len(views), device=device)  # of each view's last visit
         self.iteration = 0
         hull = VisualHull(self._half, object_size, rasterizer)
         self._low, self._high = hull.low, hull.high
-        self.surface = initial_surface(hull, self._spacing(COARSE_GRID * config.grid), config.start)
+        self.surface = initial_surface(hull, self._spacing(COARSE_GRID * config.grid), config.start, device)
         self._fine = False
         self._make_optimizer()
 
@@ -160,7 +161,8 @@ class Optimiser:
         image = self._render(mesh, number, views.resolution)
         difference = image - target
         # The same background behind both, so that colours on the outline count by their coverage.
-        background = torch.rand(3, generator=torch.Generator().manual_seed(self.config.seed * 1_000_003 + i))
+        random = torch.Generator().manual_seed(self.config.seed * 1_000_003 + i)
+        background = torch.rand(3, generator=random, device="cpu").to(self._device)
         color = difference[..., :3] - background * difference[..., 3:]
         counts = views.pixel_weight[number].float() / 255
         fit = (counts * (color.abs().mean(dim=2) + WEIGHT_MASK * difference[..., 3].square())).mean()
@@ -239,8 +241,8 @@ class Optimiser:
 
     def _reweight(self) -> None:
         """Trust views whose residual stands out less, by the square of how far they do (Cauchy-like)."""
-        residual = self._residual.double().numpy()
-        self.trust = torch.ones(len(self.views))
+        residual = self._residual.double().cpu().numpy()
+        self.trust = torch.ones_like(self._residual)
         for k in standouts(residual):
             self.trust[k] = float((np.median(residual) / residual[k]) ** 2)
 
@@ -261,7 +263,7 @@ class Optimiser:
         """Go back to a `state` of an optimiser of the same views and configuration."""
         state = copy.deepcopy(state)
         self.iteration, self._fine = state["iteration"], state["fine"]
-        self.surface = Surface.from_state(state["surface"])
+        self.surface = Surface.from_state(state["surface"], self._device)
         self.field.load_state_dict(state["field"])
         if self.light is not None:
             self.light.load_state_dict(state["light"])

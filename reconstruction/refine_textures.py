@@ -2,7 +2,7 @@
 
 The volumetric field that the baked texture comes from is smooth at the scale of its finest grid. Here the
 texels themselves are fitted to the training photos, through the same trilinear lookups that viewers make, with
-geometry, cameras and exposure as the first phase left them.
+geometry, light, cameras and exposure as the first phase left them.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,11 @@ import torch
 from torch.nn import functional
 
 from reconstruction.appearance import ReadyLight
-from reconstruction.atlas import COARSEST_MIP, UvMesh
+from reconstruction.atlas import COARSEST_MIP, UvMesh, vertex_tangents
 from reconstruction.bake import CPU
 from reconstruction.cameras import to_clip
 from reconstruction.data import Views
+from reconstruction.maps import LEAST, MOST, respond, tangent_frame
 from reconstruction.rasterizer import get_rasterizer
 from reconstruction.rasterizer.derivatives import attribute_derivatives
 from reconstruction.rasterizer.sampling import mip_level_from_derivatives
@@ -25,33 +26,30 @@ from scan2twin.progress import Progress
 
 Tensor = torch.Tensor
 
-LEARNING_RATE = 0.01  # sRGB units a step (Munkberg et al. 2022, supplement: materials)
-DECAY = 0.1  # of the learning rate over the run
-DIMMEST = 0.05  # light relative to a surface that faces the camera; with less a photo says nothing of the albedo
+LEARNING_RATE_COLOR = 0.01  # sRGB units a step (Munkberg et al. 2022, supplement: materials)
+LEARNING_RATE_FINISH = 0.003  # roughness, metallic and slopes: photos say less of them
+DECAY = 0.1  # of the learning rates over the run
 STEEPEST = 4.0  # slope of depth against the image plane; beyond, it is the edge of something in front (or grazing)
 
 
 @dataclass(frozen=True)
 class Observations:
-    """What one photo says of the texture: N pixels well inside the object's picture."""
+    """What one photo says of the textures: N pixels well inside the object's picture.
+
+    Vectors are in the mesh's frame, in half precision, since there are millions of them.
+    """
 
     uv: Tensor  # (1, N, 1, 2)
     mip_level: Tensor  # (1, N, 1)
-    color: Tensor  # (1, N, 1, 3) sRGB, as it would be with the view's gain at 1 and in even light
-    weight: Tensor  # (1, N, 1, 1): trust in the view, less where it sees the surface at a grazing angle
+    color: Tensor  # (N, 3) sRGB, as it would be with the view's gain at 1
+    weight: Tensor  # (N, 1): trust in the view, less where it sees the surface at a grazing angle
+    normal: Tensor  # (N, 3), interpolated
+    tangent: Tensor  # (N, 4), interpolated
+    to_camera: Tensor  # (N, 3)
 
 
-def observe(
-    mesh: UvMesh,
-    views: Views,
-    gains: Tensor,
-    texture_size: int,
-    light: ReadyLight | None = None,
-    finish: Tensor | None = None,
-) -> list[Observations]:
+def observe(mesh: UvMesh, views: Views, gains: Tensor, texture_size: int) -> list[Observations]:
     """Find where each photo's pixels lie in the texture. `gains` (B, 3) act on linear RGB.
-
-    With a `light` the colours are the albedo that it lit: `finish` (S, S, 2) holds roughness and metallic.
 
     Pixels on outlines, of the object or of one part before another, are left out: there a mask or a pose that
     is off by a pixel would paint one thing's colour on another.
@@ -59,7 +57,7 @@ def observe(
     rasterizer = get_rasterizer("numba", CPU)
     vertices, faces = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces)
     texture_coordinates = torch.from_numpy(mesh.uv)[None]
-    normals = torch.from_numpy(mesh.normals)[None]
+    attributes = torch.from_numpy(np.concatenate([mesh.vertices, mesh.normals, vertex_tangents(mesh)], axis=1))[None]
     centers = torch.from_numpy(views.centers()).float()
     observed = []
     for k in range(len(views)):
@@ -71,21 +69,21 @@ def observe(
         inside = _interior(depth, photo[..., 3], focal)
         uv = rasterizer.interpolate(texture_coordinates, rast, faces)
         da = attribute_derivatives(texture_coordinates, rast * inside[None, ..., None], clip, faces)
-        to_camera = centers[k] - rasterizer.interpolate(vertices[None], rast, faces)[0][inside]
-        normal = functional.normalize(rasterizer.interpolate(normals, rast, faces)[0][inside], dim=1)
-        cosine = (normal * functional.normalize(to_camera, dim=1)).sum(dim=1).clamp_min(0)
-        mip_level = mip_level_from_derivatives(da[0][inside], texture_size, texture_size).clamp(max=COARSEST_MIP)
-        color = expose(photo[inside][:, :3], 1 / gains[k])
-        if light is not None and finish is not None:
-            sampled = rasterizer.texture(finish[None], uv[0][inside][None, :, None], boundary_mode="clamp")[0, :, 0]
-            response = light.response(normal, to_camera, sampled[:, :1], sampled[:, 1:])
-            color = encode((decode(color) - response.offset) / response.slope.clamp_min(DIMMEST)).clamp(0, 1)
+        surface = rasterizer.interpolate(attributes, rast, faces)[0][inside]
+        point, normal, tangent = torch.split(surface, [3, 3, 4], dim=1)
+        to_camera = centers[k] - point
+        cosine = functional.cosine_similarity(normal, to_camera, dim=1).clamp_min(0)
         observed.append(
             Observations(
                 uv=uv[0][inside][None, :, None],
-                mip_level=mip_level[None, :, None],
-                color=color[None, :, None],
-                weight=views.weight[k] * cosine.square()[None, :, None, None],
+                mip_level=mip_level_from_derivatives(da[0][inside], texture_size, texture_size).clamp(max=COARSEST_MIP)[
+                    None, :, None
+                ],
+                color=expose(photo[inside][:, :3], 1 / gains[k]),
+                weight=views.weight[k] * cosine.square()[:, None],
+                normal=normal.half(),
+                tangent=tangent.half(),
+                to_camera=to_camera.half(),
             )
         )
     return observed
@@ -102,31 +100,58 @@ def _interior(depth: Tensor, mask: Tensor, focal: float) -> Tensor:
     return covered & (step < STEEPEST * 2 * depth / focal) & (lowest(mask) >= 1)
 
 
-def refine(base_color: Tensor, observed: Sequence[Observations], iterations: int, progress: Progress) -> Tensor:
-    """Fit the texture (S, S, 3), sRGB in [0, 1], to what the photos show; texels no photo shows stay as they are.
+def refine(
+    maps: Tensor,
+    observed: Sequence[Observations],
+    light: ReadyLight | None,
+    iterations: int,
+    progress: Progress,
+    glossy: bool = True,
+) -> Tensor:
+    """Fit maps (S, S, 8) to what the photos show, under `light`; texels that no photo shows stay as they are.
 
-    Adam on the absolute error, one photo a step, in an order that is shuffled the same way every time.
+    Without a light, or unless `glossy`, only the colour is fitted. Adam on the absolute error, one photo a step, in an
+    order that is shuffled the same way every time.
     """
     rasterizer = get_rasterizer("numba", CPU)
-    texture = base_color.clone().requires_grad_()
-    optimizer = torch.optim.Adam([texture], lr=LEARNING_RATE, betas=(0.9, 0.99), fused=True)
+    color, finish, occlusion = torch.split(maps, [3, 4, 1], dim=2)
+    color, finish = color.clone().requires_grad_(), finish.clone().requires_grad_(glossy and light is not None)
+    groups = [
+        {"params": [color], "lr": LEARNING_RATE_COLOR},
+        {"params": [finish] if finish.requires_grad else [], "lr": LEARNING_RATE_FINISH},
+    ]
+    optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99), fused=True)
+    rates = [group["lr"] for group in optimizer.param_groups]
     random = np.random.default_rng(0)
     order: list[int] = []
-    progress.start("refine texture", iterations)
+    low, high = torch.tensor(LEAST), torch.tensor(MOST)
+    progress.start("refine textures", iterations)
     for i in range(iterations):
         order = order or random.permutation(len(observed)).tolist()
         photo = observed[order.pop()]
-        optimizer.param_groups[0]["lr"] = LEARNING_RATE * DECAY ** (i / iterations)
-        seen = rasterizer.texture(
-            texture[None],
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * DECAY ** (i / iterations)
+        sampled = rasterizer.texture(
+            (color if light is None else torch.cat([color, finish, occlusion], dim=2))[None],
             photo.uv,
             mip_level=photo.mip_level,
             filter_mode="linear-mipmap-linear",
             boundary_mode="clamp",
-        )
-        error = (photo.weight * (seen - photo.color).abs()).mean()
+        )[0, :, 0]
+        error = (photo.weight * (_shown(sampled, photo, light) - photo.color).abs()).mean()
         optimizer.zero_grad(set_to_none=True)
         error.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        color.data.clamp_(0, 1)  # beyond their bounds, decoding and the BRDF have no value
+        finish.data.clamp_(low, high)
         progress.advance(error=float(error.detach()))
-    return texture.detach().clamp(0, 1)
+    return torch.cat([color.detach(), finish.detach(), occlusion], dim=2)
+
+
+def _shown(sampled: Tensor, photo: Observations, light: ReadyLight | None) -> Tensor:
+    """Return the sRGB colours (N, 3) that a photo shows of sampled maps (N, 8), or of the colour alone."""
+    if light is None:
+        return sampled
+    frame = tangent_frame(photo.normal.float(), photo.tangent.float())
+    response = respond(light, frame, photo.to_camera.float(), sampled[:, 3:])
+    return encode(decode(sampled[:, :3]) * response.slope + response.offset)

@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from reconstruction.appearance import SceneLight, camera_centre
-from reconstruction.atlas import COARSEST_MIP, UvMesh
+from reconstruction.appearance import SceneLight, camera_centre, read_environment
+from reconstruction.atlas import COARSEST_MIP, UvMesh, vertex_tangents
 from reconstruction.bake import CPU, to_8bit
 from reconstruction.cameras import clip_from_camera, inverse_rigid, to_clip
 from reconstruction.color import linear_to_srgb, srgb_to_linear
 from reconstruction.gltf import read_glb
+from reconstruction.maps import from_material, respond, tangent_frame
 from reconstruction.model import Material, ModelInfo
 from reconstruction.rasterizer import get_rasterizer
 from reconstruction.rasterizer.derivatives import attribute_derivatives
@@ -55,10 +56,12 @@ class Renderer:
         # Silhouettes are found on the closed surface: the mesh above is open along every seam of the atlas.
         self._welded_vertices, self._welded_faces = torch.from_numpy(vertices), torch.from_numpy(faces)
         self._topology = self._rasterizer.build_topology(self._welded_faces)
-        base_color = srgb_to_linear(torch.from_numpy(material.base_color).float() / 255)
-        self._textures = torch.cat([base_color, roughness_and_metallic(material)], dim=2)[None]
+        maps = from_material(material)
+        self._textures = torch.cat([srgb_to_linear(maps[..., :3]), maps[..., 3:]], dim=2)[None]
         self._light = None if light is None else light.ready()
-        self._attributes = torch.from_numpy(np.concatenate([mesh.vertices, mesh.normals], axis=1))[None]
+        self._attributes = torch.from_numpy(
+            np.concatenate([mesh.vertices, mesh.normals, vertex_tangents(mesh)], axis=1)
+        )[None]
         self._middle = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
         self._radius = float(np.linalg.norm(vertices - self._middle, axis=1).max())
 
@@ -98,31 +101,20 @@ class Renderer:
             boundary_mode="clamp",
         )
         covered = (rast[..., 3:] > 0).float()
-        color, roughness, metallic = torch.split(sampled, [3, 1, 1], dim=3)
+        color = sampled[..., :3]
         if self._light is not None:
             attributes = self._rasterizer.interpolate(self._attributes, rast, self._faces)
             centre = camera_centre(clip_from_world)
             seen = rast[..., 3] > 0
-            response = self._light.response(
-                torch.nn.functional.normalize(attributes[seen][:, 3:], dim=1),
-                centre - attributes[seen][:, :3],
-                roughness[seen],
-                metallic[seen],
-                exposed_for,
-            )
+            point, normal, tangent = torch.split(attributes[seen], [3, 3, 4], dim=1)
+            frame = tangent_frame(normal, tangent)
+            response = respond(self._light, frame, centre - point, sampled[seen][:, 3:], exposed_for)
             color[seen] = color[seen] * response.slope + response.offset
         image = torch.cat([color * covered, covered], dim=3)
         welded_clip = to_clip(self._welded_vertices, clip_from_world[None])
         image = self._rasterizer.antialias(image, rast, welded_clip, self._welded_faces, self._topology)
         image = torch.nn.functional.avg_pool2d(image.permute(0, 3, 1, 2), supersampling)
         return image[0].permute(1, 2, 0).flip(0)
-
-
-def roughness_and_metallic(material: Material) -> Tensor:
-    """Return roughness and metallic (S, S, 2), the size of the base colour, in [0, 1]."""
-    if material.metallic_roughness is None:
-        return torch.tensor([material.roughness, 0.0]).expand(*material.base_color.shape[:2], 2)
-    return torch.from_numpy(material.metallic_roughness[..., 1:]).float() / 255
 
 
 def straight_srgb(image: Tensor) -> Tensor:
@@ -156,7 +148,10 @@ def render_model(model_dir: Path, cameras: Path, out_dir: Path, progress: Progre
     reference_to_model = np.linalg.inv(np.array(info.model_to_reference))
     mesh, material = read_glb(model_dir / "model.glb")
     # Every camera is exposed for its own distance, so the light's own does not matter.
-    light = SceneLight(1.0, info.headlight_share).requires_grad_(False) if info.headlight_share else None
+    environment = None if info.environment is None else read_environment(model_dir / info.environment)
+    light = None
+    if environment is not None or info.headlight_share:
+        light = SceneLight(1.0, info.headlight_share, environment).requires_grad_(False)
     renderer = Renderer(mesh, material, light)
     out_dir.mkdir(parents=True, exist_ok=True)
     progress.start("render", len(views))
