@@ -7,8 +7,11 @@ A stage that refuses its input (exit code 2) fails at once: correct the capture 
 tried again by themselves.
 """
 
-from airflow.sdk import DAG, Param
+from datetime import timedelta
 
+from airflow.sdk import DAG, AsyncCallback, DeadlineAlert, DeadlineReference, Param
+
+from operators.notify import on_deadline, on_failure
 from operators.settings import RunnerSettings
 from operators.tasks import stage_tasks
 from scan2twin.capture.models import CAPTURE_ID_PATTERN
@@ -20,6 +23,11 @@ OVERRIDES_HELP = (
 )
 
 settings = RunnerSettings.from_environment()
+deadline = settings.deadline_h and DeadlineAlert(
+    reference=DeadlineReference.DAGRUN_QUEUED_AT,
+    interval=timedelta(hours=settings.deadline_h),
+    callback=AsyncCallback(on_deadline),
+)
 
 with DAG(
     dag_id="reconstruct_capture",
@@ -29,6 +37,8 @@ with DAG(
     catchup=False,
     is_paused_upon_creation=False,  # without a schedule nothing starts by itself
     max_active_runs=settings.max_active_runs,
+    on_failure_callback=on_failure,
+    deadline=deadline,
     tags=["scan2twin"],
     params={
         "capture_id": Param(
@@ -49,6 +59,9 @@ with DAG(
             type="boolean",
             title="Allow a smaller preset",
             description="Where memory runs out, use the next smaller preset, once, instead of failing",
+        ),
+        "review": Param(
+            False, type="boolean", title="Review the masks", description="Wait for a person's yes before reconstructing"
         ),
         # The schema refuses unknown options and wrong values when the run is started.
         "overrides": Param(

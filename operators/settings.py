@@ -30,6 +30,11 @@ class RunnerSettings(BaseModel):
     retries: int = Field(2, ge=0, description="tries after the first, for failures that a retry may help")
     retry_delay_s: int = Field(30, ge=0, description="before the first retry; doubles with each")
 
+    nightly_cron: str = Field("0 2 * * *", description="when nightly_reconstruction runs, UTC")
+    housekeeping_cron: str = Field("0 5 * * 0", description="when housekeeping runs, UTC")
+    keep_days: int | None = Field(None, ge=1, description="days that intermediate outputs are kept; all if not set")
+    deadline_h: float | None = Field(None, gt=0, description="hours after which the webhook hears of a run")
+
     # The rest is for pods only.
     store: str = Field("", description="the artifact store's URI, as pods reach it")
     store_secret: str = Field("scan2twin-store", description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY")

@@ -8,6 +8,7 @@ from airflow.sdk import chain
 from operators.settings import Runner, RunnerSettings
 from scan2twin.stages import STAGES, Stage
 
+REVIEW = "review_masks"
 MAX_RETRY_DELAY = timedelta(minutes=10)
 
 
@@ -31,8 +32,17 @@ def stage_task(stage: Stage, settings: RunnerSettings) -> Any:
     return LocalStageOperator(stage=stage, **options)
 
 
+def review_task() -> Any:
+    """Return the task in which a person may look at the masks."""
+    from operators.review import MaskReviewOperator
+
+    return MaskReviewOperator(task_id=REVIEW, doc_md="Waits for a person's yes where the run asks for a review.")
+
+
 def stage_tasks(settings: RunnerSettings) -> list[Any]:
-    """Return one task for each of STAGES, each after the one before."""
+    """Return one task for each of STAGES, each after the one before, and the review between mask and reconstruct."""
     tasks = [stage_task(stage, settings) for stage in STAGES]
+    after_mask = next(position for position, stage in enumerate(STAGES) if stage.name == "mask") + 1
+    tasks.insert(after_mask, review_task())
     chain(*tasks)
     return tasks

@@ -32,9 +32,12 @@ def test_every_dag_loads_with_one_task_a_stage_in_order(
     loaded = load_dags()
     assert loaded.import_errors == {}
     dag = loaded.dags["reconstruct_capture"]
-    assert [task.task_id for task in dag.topological_sort()] == [stage.name for stage in STAGES]
-    for earlier, later in pairwise(STAGES):
-        assert dag.get_task(later.name).upstream_task_ids == {earlier.name}
+    names = [stage.name for stage in STAGES]
+    names.insert(names.index("mask") + 1, "review_masks")
+    assert [task.task_id for task in dag.topological_sort()] == names
+    for earlier, later in pairwise(names):
+        assert dag.get_task(later).upstream_task_ids == {earlier}
+    assert set(loaded.dags) == {"reconstruct_capture", "nightly_reconstruction", "incoming", "housekeeping"}
 
 
 @pytest.mark.parametrize(
@@ -69,10 +72,11 @@ def test_the_form_refuses_what_is_not_a_capture_id(capture_id: str) -> None:
 
 
 @pytest.mark.parametrize("environment", [{}, KUBERNETES], ids=["local", "kubernetes"])
-def test_a_dag_file_imports_none_of_what_the_stages_import(environment: dict[str, str]) -> None:
+def test_the_dag_files_import_none_of_what_the_stages_import(environment: dict[str, str]) -> None:
     script = (
-        "import runpy, sys\n"
-        f"runpy.run_path({str(ROOT / 'dags/reconstruct_capture.py')!r})\n"
+        "import pathlib, runpy, sys\n"
+        f"for path in pathlib.Path({str(ROOT / 'dags')!r}).glob('*.py'):\n"
+        "    runpy.run_path(str(path))\n"
         "print(sorted({'torch', 'numba', 'cv2', 'scipy', 'onnxruntime', 'trimesh', 'minio'} & set(sys.modules)))\n"
     )
     done = subprocess.run(
@@ -80,6 +84,13 @@ def test_a_dag_file_imports_none_of_what_the_stages_import(environment: dict[str
         stdout=subprocess.PIPE, text=True, cwd=ROOT,
     )  # fmt: skip
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_deadline_is_set_by_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not load_dags().dags["reconstruct_capture"].deadline
+    monkeypatch.setenv("SCAN2TWIN_DEADLINE_H", "1.5")
+    (deadline,) = load_dags().dags["reconstruct_capture"].deadline
+    assert deadline.interval.total_seconds() == 5400
 
 
 def test_settings_come_from_the_environment() -> None:
