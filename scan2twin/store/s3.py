@@ -7,13 +7,13 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from xml.etree.ElementTree import ParseError
 
 import certifi
@@ -24,6 +24,7 @@ from urllib3.exceptions import HTTPError
 
 from scan2twin.errors import ConfigError, InputError, NotFoundError, StoreError
 from scan2twin.store.base import StoredObject, check_key, disk_errors
+from scan2twin.store.signing import Credentials, presigned_url
 from scan2twin.store.transfer import THREADS
 
 log = logging.getLogger("scan2twin")
@@ -93,11 +94,12 @@ class S3Store:
         self._http = urllib3.PoolManager(
             maxsize=2 * THREADS, timeout=_TIMEOUT, retries=False, cert_reqs="CERT_REQUIRED", ca_certs=authorities
         )
+        token, region = os.environ.get("AWS_SESSION_TOKEN") or None, os.environ.get("AWS_REGION") or _DEFAULT_REGION
+        self._credentials = Credentials(key, secret, token, region)
+        self._endpoint = f"{parts.scheme.removeprefix('s3+')}://{parts.netloc}"
         self._client = Minio(
-            parts.netloc, key, secret, os.environ.get("AWS_SESSION_TOKEN") or None,
-            secure=parts.scheme == "s3+https", region=os.environ.get("AWS_REGION") or _DEFAULT_REGION,
-            http_client=self._http,
-        )  # fmt: skip
+            parts.netloc, key, secret, token, secure=parts.scheme == "s3+https", region=region, http_client=self._http
+        )
 
     def put_file(self, key: str, path: Path) -> str:
         """See `ArtifactStore.put_file`."""
@@ -203,6 +205,12 @@ class S3Store:
         bucket, name = self._split(key)
         url: str = self._client.get_presigned_url(method, bucket, name, expires=expires)
         return url
+
+    def signed_upload(self, key: str, headers: Mapping[str, str], expires: timedelta) -> str:
+        """Return a URL with which anyone may PUT this object, with just these headers, until it expires."""
+        bucket, name = self._split(key)
+        url = f"{self._endpoint}/{bucket}/{quote(name)}"
+        return presigned_url("PUT", url, headers, self._credentials, datetime.now(UTC), expires)
 
     def _split(self, key: str) -> tuple[str, str]:
         """Return the bucket and the object's key."""
