@@ -1,9 +1,10 @@
 """How good masks are: the mask stage run with several back ends, each of its masks against the truth's."""
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ class MaskFigures:
     worst_frame: int
     below_090: Sequence[int]  # frames whose mask is bad
     named: Sequence[int]  # frames that the stage itself doubts: trusted by half or less
-    trust_correlation: float  # Spearman's, of a view's trust and its IoU; NaN where all are trusted alike
+    trust_correlation: float | None  # Spearman's, of a view's trust and its IoU; None where all are trusted alike
 
 
 def true_mask(truth: UInt8, conditioned: ConditionedFrame, frame: DatasetFrame, resolution: int) -> UInt8:
@@ -81,5 +82,20 @@ def measure_masks(
         worst_frame=numbers[int(scores.argmin())],
         below_090=[number for number, score in zip(numbers, scores, strict=True) if score < 0.9],
         named=[number for number, weight in zip(numbers, weights, strict=True) if weight <= 0.5],
-        trust_correlation=float(spearmanr(weights, scores).statistic) if np.ptp(weights) > 0 else float("nan"),
+        trust_correlation=float(spearmanr(weights, scores).statistic) if np.ptp(weights) > 0 else None,
     )  # fmt: skip
+
+
+def mask_table(
+    dataset_name: str, inputs: StageInputs, truth: Path, backends: Mapping[str, MaskConfig], progress: Progress
+) -> list[dict[str, Any]]:
+    """Return a row of `MaskFigures` for each of `backends`, as its masks come and brought into agreement."""
+    return [
+        asdict(
+            measure_masks(
+                dataset_name, name, inputs, truth, config.model_copy(update={"refine": refine}), progress
+            )
+        )
+        for name, config in backends.items()
+        for refine in (False, True)
+    ]  # fmt: skip

@@ -21,7 +21,7 @@ from preprocessing.masks.contact_sheet import SheetEntry, write_contact_sheet
 from preprocessing.masks.masker import CUT_SHARE, MaskedView, Masker, backend_of, by_colour, masked_view
 from preprocessing.masks.views import REGION_SCALE, View, camera_to_unit, make_views, read_corrections
 from preprocessing.parallel import map_frames
-from preprocessing.quality import assess, directions, draw_coverage
+from preprocessing.quality import Earlier, assess, directions, draw_coverage
 from scan2twin.capture.models import ObjectBox
 from scan2twin.capture.reader import read_capture
 from scan2twin.config import MaskConfig
@@ -94,9 +94,10 @@ def refine(
             return one
         path = outputs / "masks" / one.view.name
         photo = read_image(outputs / "images" / one.view.name)
-        mask = refine_mask(photo, read_image(path), one.view, hull, trusted=trusts[one.view.name] >= MIN_TRUST)
+        trusted = trusts[one.view.name] >= MIN_TRUST
+        mask = refine_mask(photo, read_image(path), one.view, hull, trusted)
         write_png(path, mask)
-        return masked_view(one.view, mask, one.origin)
+        return masked_view(one.view, mask, one.origin if trusted else "replaced")
 
     after = map_frames(refined, masked, progress, "refining masks")
     final = trust(agreement(views, [one.ballot for one in after], hull))
@@ -194,11 +195,12 @@ def run(inputs: StageInputs, outputs: Path, config: MaskConfig, progress: Progre
 
     positions = np.array([one.view.frame.camera_to_reference for one in usable])[:, :3, 3]
     azimuth, elevation = directions(positions, np.array(box.center))
-    quality = assess(azimuth, elevation, trusts.astype(np.float64), config)
+    earlier = Earlier.from_manifests(inputs.manifests)
+    quality = assess(azimuth, elevation, trusts.astype(np.float64), config, earlier)
     warnings += quality.warnings
     if quality.refusals:
         raise InputError(*quality.refusals, *warnings)
-    draw_coverage(outputs / "coverage.png", azimuth, elevation, trusts.astype(np.float64))
+    draw_coverage(outputs / "coverage.png", azimuth, elevation, trusts.astype(np.float64), config)
 
     trust_of = dict(zip((one.view.name for one in usable), trusts.tolist(), strict=True))
     result = dataset(posed, box, masked, trust_of, config)
@@ -208,7 +210,12 @@ def run(inputs: StageInputs, outputs: Path, config: MaskConfig, progress: Progre
         write_llff(outputs, result, outputs / "llff")
     described = {one.view.name: one for one in [*masked, *usable]}  # as refined, where it was
     write_contact_sheet(
-        outputs, [SheetEntry(name, trust_of.get(name, 0.0), one.note) for name, one in described.items()]
+        outputs,
+        f"Masks of {posed.capture_id}: {len(trust_of)} views used, {len(masked) - len(trust_of)} left out",
+        [
+            SheetEntry(name, trust_of.get(name, 0.0), one.note, one.view.photo(config.resolution))
+            for name, one in described.items()
+        ],
     )
     return StageResult(
         metrics={
@@ -220,6 +227,7 @@ def run(inputs: StageInputs, outputs: Path, config: MaskConfig, progress: Progre
             "mask_share_median": float(np.median([one.area for one in usable])),
             "mask_trust_min": float(trusts.min()),
             "object_size": box.size,
+            "quality": quality.verdict,
             "largest_gap_deg": quality.largest_gap_deg,
             "elevation_spread_deg": quality.elevation_spread_deg,
         },

@@ -19,7 +19,8 @@ from scan2twin.config import MaskConfig
 from scan2twin.errors import InputError
 from scan2twin.progress import Progress
 
-Origin = Literal["found", "by colour", "given", "corrected"]  # of a mask; a person made the last two
+# Where a mask comes from: a network, colours, the other views' masks; a person made the last two.
+Origin = Literal["found", "by colour", "replaced", "given", "corrected"]
 
 # What one run of a network holds: u2netp at 320² (measured), and ISNet at 1024², the largest in use (measured).
 U2NETP_BYTES, NETWORK_BYTES = 280 << 20, 1700 << 20

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from preprocessing import condition, mask
+from preprocessing.benchmark_masks import mask_table, measure_masks
 from preprocessing.crop import Crop, photo_rectangle, whole_pixels
 from preprocessing.images import UInt8
 from preprocessing.masks import masker
@@ -182,14 +183,35 @@ def test_crops_fit_the_object_and_lie_where_their_intrinsics_say(given: Path, sp
         assert min(rows.min(), columns.min(), 191 - rows.max(), 191 - columns.max()) > 2
 
 
-def test_the_shipped_network_and_the_refiner_find_the_object(spot: StageInputs, tmp_path: Path) -> None:
-    dataset, result = run_stage(spot, tmp_path / "mask")
-    assert result.metrics["masks_given"] == 0
-    scores = [iou(read(tmp_path / "mask" / frame.mask), true_mask(frame, spot)) for frame in dataset.frames]
-    assert np.mean(scores) > 0.94
-    assert min(scores) > 0.88
-    sheet = read(tmp_path / "mask" / "contact_sheet.jpg")
-    assert sheet.shape == (2 * 222, 8 * 200, 3)
+def test_the_shipped_network_and_the_refiner_find_the_object(spot: StageInputs) -> None:
+    figures = measure_masks(
+        "spot", "u2netp", spot, SPOT / "truth" / "masks", MaskConfig(resolution=192), LogProgress()
+    )  # fmt: skip
+    assert (figures.views, figures.left_out, figures.refined) == (12, 0, True)
+    assert figures.mean > 0.94
+    assert figures.worst > 0.88
+
+
+def test_the_measure_of_masks_finds_the_bad_one(spot_with_masks: StageInputs, tmp_path: Path) -> None:
+    wrong = read(SPOT / "truth" / "masks" / "000012.png")
+    wrong[: len(wrong) // 2] = 0  # half of the object is missing
+    inputs = with_masks(spot_with_masks, tmp_path, {12: wrong})
+    as_given, refined = mask_table(
+        "spot", inputs, SPOT / "truth" / "masks", {"user": MaskConfig(backend="user", resolution=192)}, LogProgress()
+    )
+    assert (as_given["views"], as_given["worst_frame"], as_given["below_090"]) == (12, 12, [12])
+    assert as_given["mean"] == pytest.approx((11 + as_given["worst"]) / 12, abs=0.01)
+    assert as_given["worst"] < 0.8
+    assert as_given["trust_correlation"] is None
+    assert (refined["views"], refined["left_out"], refined["below_090"]) == (11, 1, [])
+
+
+def test_the_contact_sheet_shows_every_view(given: Path) -> None:
+    sheet = read(given / "contact_sheet.jpg")
+    assert sheet.shape == (64 + 2 * 262 + 6, 7 * 238 + 6, 3)
+    for row, column in ((row, column) for row in range(2) for column in range(7)):
+        cell = sheet[64 + 262 * row :, 6 + 238 * column :][:232, :232]
+        assert (cell.std() > 20) == (7 * row + column < 12)
 
 
 def test_user_masks_are_asked_for_by_name(spot: StageInputs, tmp_path: Path) -> None:
