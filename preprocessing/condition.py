@@ -6,6 +6,7 @@ grid at least as fine as the raw one, then averaged down in linear light (see `i
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
-from preprocessing.frame_selection import relative_sharpness
+from preprocessing.anchors import relative_poses
+from preprocessing.frame_selection import Selection, select_frames
 from preprocessing.images import EXIF_ORIENTATIONS, UInt8, read_photo, shrink, write_jpeg
+from preprocessing.lens import distort, undistort
 from preprocessing.parallel import map_frames
-from scan2twin.capture.models import FrameRecord, Intrinsics, Pose
+from scan2twin.capture.models import Distortion, FrameRecord, Intrinsics, Pose
 from scan2twin.capture.reader import read_capture
 from scan2twin.config import ConditionConfig
 from scan2twin.errors import CaptureError
@@ -30,11 +33,11 @@ Float64 = npt.NDArray[np.float64]
 Maps = tuple[npt.NDArray[np.int16], npt.NDArray[np.uint16]]  # OpenCV's fixed-point remap tables
 
 SHARPNESS_LONG_SIDE = 640  # pixels; one scale for all frames, so that their sharpness can be compared
-MIN_KEPT_SHARE = 0.5  # of the raw image; less means that the intrinsics or the distortion are wrong
+MIN_KEPT_SHARE = 0.5  # of what the raw image sees, after centring; less means that the principal point is wrong
+WIDEST_HALF = math.tan(math.radians(55.0))  # half of a conditioned image: beyond, a flat one stretches the border
 # Decoded raw image, its oversampled copy in 8 and 16 bits, and remap tables.
 BYTES_PER_RAW_PIXEL = 20
 BORDER_SAMPLES = 64  # points along each side of the raw image
-ROUND_TRIP_TOLERANCE_PX = 1.0  # undistorting and distorting the border must lead back to it
 # Up must lie at least this much in the image plane (sine of the angle to the optical axis) to tell the image's
 # upright direction from gravity: looking down steeper than 60° it does not.
 MIN_UP_IN_IMAGE = 0.5
@@ -92,14 +95,19 @@ def upright_quarters(pose: Pose) -> int:
 
 
 def raw_to_target(points: Float64, source: SourceCamera, target: TargetCamera) -> Float64:
-    """Map raw pixels (N, 2) to pixels of `target` (our pixel origin: the top-left corner)."""
-    moved = cv2.undistortPoints(
-        (points - 0.5).reshape(-1, 1, 2), camera_matrix(source.intrinsics), np.array(source.distortion, np.float64),
-        R=raw_to_upright(source), P=camera_matrix(target.intrinsics),
-        criteria=(cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-10),
-    )  # fmt: skip
-    mapped: Float64 = moved.reshape(-1, 2) + 0.5
+    """Map raw pixels (N, 2) to pixels of `target` (our pixel origin: the top-left corner); NaN where impossible."""
+    K = source.intrinsics
+    ideal = undistort((points - [K.cx, K.cy]) / [K.fx, K.fy], source.distortion_model, source.distortion)
+    turned = ideal @ raw_to_upright(source)[:2, :2].T  # about the optical axis, so z stays 1
+    mapped: Float64 = turned * target.focal + [target.width / 2, target.height / 2]
     return mapped
+
+
+def target_to_raw(points: Float64, source: SourceCamera, target: TargetCamera) -> Float64:
+    """Map pixels of `target` (N, 2) to raw pixels."""
+    K = source.intrinsics
+    unturned = (points - [target.width / 2, target.height / 2]) / target.focal @ raw_to_upright(source)[:2, :2]
+    return distort(unturned, source.distortion_model, source.distortion) * [K.fx, K.fy] + [K.cx, K.cy]
 
 
 def new_camera(source: SourceCamera, long_side: int) -> TargetCamera:
@@ -116,22 +124,17 @@ def new_camera(source: SourceCamera, long_side: int) -> TargetCamera:
     zero, one = np.zeros_like(along), np.ones_like(along)
     size = np.array([source.width, source.height], np.float64)
     sides = [np.stack(side, 1) * size for side in ((zero, along), (one, along), (along, zero), (along, one))]
-    K, distortion = camera_matrix(source.intrinsics), np.array(source.distortion, np.float64)
     # x/z and y/z of the raw border, seen along the raw camera's axes; the turn comes at the end.
     unturned = source.model_copy(update={"rotation_quarters": 0, "mirrored": False})
-    directions = TargetCamera(0, 0, 1.0)
-    left, right, top, bottom = (raw_to_target(side, unturned, directions) for side in sides)
-    border = np.concatenate([left, right, top, bottom])
-    rays = np.column_stack([border, np.ones(len(border))])
-    back = cv2.projectPoints(rays, np.zeros(3), np.zeros(3), K, distortion)[0].reshape(-1, 2) + 0.5
-    half_width = min(-left[:, 0].max(), right[:, 0].min())
-    half_height = min(-top[:, 1].max(), bottom[:, 1].min())
-    kept = 4 * half_width * half_height * source.intrinsics.fx * source.intrinsics.fy / (source.width * source.height)
-    invertible = np.abs(back - np.concatenate(sides)).max() < ROUND_TRIP_TOLERANCE_PX
-    if not invertible or half_width <= 0 or half_height <= 0 or kept < MIN_KEPT_SHARE:
+    left, right, top, bottom = (raw_to_target(side, unturned, TargetCamera(0, 0, 1.0)) for side in sides)
+    reach_x, reach_y = (-left[:, 0].max(), right[:, 0].min()), (-top[:, 1].max(), bottom[:, 1].min())
+    half_width, half_height = min(*reach_x, WIDEST_HALF), min(*reach_y, WIDEST_HALF)
+    kept = (2 * min(reach_x) / sum(reach_x)) * (2 * min(reach_y) / sum(reach_y))
+    if not (half_width > 0 and half_height > 0 and kept >= MIN_KEPT_SHARE):  # NaN where the lens cannot be undone
         raise CaptureError(
-            f"intrinsics {source.intrinsics.model_dump()} and distortion {source.distortion} do not fit an image of "
-            f"{source.width}×{source.height} pixels (principal point far off centre, or distortion that cannot be "
+            f"intrinsics {source.intrinsics.model_dump()} and {source.distortion_model} distortion "
+            f"{source.distortion} do not fit an image of {source.width}×{source.height} pixels "
+            "(principal point far off centre, or distortion that cannot be "
             "undone); give the camera's own calibration, or none for distortion"
         )
     focal = min(source.intrinsics.fx, source.intrinsics.fy)
@@ -145,10 +148,18 @@ def new_camera(source: SourceCamera, long_side: int) -> TargetCamera:
 def warp_maps(source: SourceCamera, target: TargetCamera, oversampling: int = 1) -> Maps:
     """Return OpenCV remap tables from the raw image to `target`'s, `oversampling` samples along each pixel side."""
     fine = TargetCamera(target.width * oversampling, target.height * oversampling, target.focal * oversampling)
-    return cv2.initUndistortRectifyMap(
-        camera_matrix(source.intrinsics), np.array(source.distortion, np.float64), raw_to_upright(source),
-        camera_matrix(fine.intrinsics), (fine.width, fine.height), cv2.CV_16SC2,
-    )  # fmt: skip
+    if source.distortion_model == "opencv":
+        return cv2.initUndistortRectifyMap(
+            camera_matrix(source.intrinsics), np.array(source.distortion, np.float64), raw_to_upright(source),
+            camera_matrix(fine.intrinsics), (fine.width, fine.height), cv2.CV_16SC2,
+        )  # fmt: skip
+    whole, fraction = np.empty((fine.height, fine.width, 2), np.int16), np.empty((fine.height, fine.width), np.uint16)
+    columns = np.arange(fine.width) + 0.5
+    for row in range(fine.height):  # one at a time, for the points in float64 take a hundred bytes each
+        points = np.column_stack([columns, np.full(fine.width, row + 0.5)])
+        raw = (target_to_raw(points, source, fine) - 0.5).astype(np.float32)[None]
+        whole[row], fraction[row] = cv2.convertMaps(raw, None, cv2.CV_16SC2)
+    return whole, fraction
 
 
 @lru_cache(maxsize=2)  # most captures have one camera; phones that refocus change it with every frame
@@ -181,9 +192,9 @@ def sharpness_and_luma(rgb: UInt8) -> tuple[float, float]:
 
 
 def condition_frame(
-    record: FrameRecord, capture_root: Path, distortion: list[float], output: Path, long_side: int
+    record: FrameRecord, capture_root: Path, distortion: Distortion | None, output: Path, long_side: int
 ) -> ConditionedFrame:
-    """Condition one frame: write its image under `output` and return its camera.
+    """Condition one frame: write its image under `output` and return its camera; `distortion` is the capture's.
 
     Raises:
         CaptureError: the image cannot be decoded, is not of the stated size, or its camera cannot be inverted.
@@ -200,9 +211,10 @@ def condition_frame(
         mirrored, quarters = False, upright_quarters(record.pose_world)
     else:
         mirrored, quarters = EXIF_ORIENTATIONS[photo.orientation]
+    lens = record.distortion or distortion
     source = SourceCamera(
-        width=width, height=height, intrinsics=record.intrinsics, distortion=distortion,
-        rotation_quarters=quarters, mirrored=mirrored,
+        width=width, height=height, intrinsics=record.intrinsics, rotation_quarters=quarters, mirrored=mirrored,
+        distortion=lens.k if lens else [], distortion_model=lens.model if lens else "opencv",
     )  # fmt: skip
     try:
         target = new_camera(source, long_side)
@@ -215,12 +227,12 @@ def condition_frame(
     return ConditionedFrame(
         index=record.i, file=name, width=target.width, height=target.height, intrinsics=target.intrinsics,
         pose_world=upright_pose(record.pose_world, quarters), anchor=record.anchor, tracking=record.tracking,
-        t=record.t, sharpness=sharpness, luma=luma, source=source,
+        support=record.support, t=record.t, pose_t=record.pose_t, sharpness=sharpness, luma=luma, source=source,
     )  # fmt: skip
 
 
 def run(inputs: StageInputs, outputs: Path, config: ConditionConfig, progress: Progress) -> StageResult:
-    """Write `images/NNNNNN.jpg` and `cameras.json` (`ConditionedFrames`) for the usable frames that are not blurred.
+    """Write `images/NNNNNN.jpg` and `cameras.json` (`ConditionedFrames`) for the usable frames worth keeping.
 
     Raises:
         CaptureError: a frame cannot be conditioned; the message names it.
@@ -230,7 +242,7 @@ def run(inputs: StageInputs, outputs: Path, config: ConditionConfig, progress: P
     usable = set(Validation.read(inputs["validate"] / "validation.json").usable)
     records = [record for record in capture.frames if record.i in usable]
     camera = capture.document.camera
-    distortion = camera.distortion.k if camera and camera.distortion else []
+    distortion = camera.distortion if camera else None
     (outputs / "images").mkdir(parents=True, exist_ok=True)
     frames = map_frames(
         lambda record: condition_frame(record, capture.root, distortion, outputs, config.long_side),
@@ -238,29 +250,62 @@ def run(inputs: StageInputs, outputs: Path, config: ConditionConfig, progress: P
         bytes_per_frame=BYTES_PER_RAW_PIXEL * max(record.width * record.height for record in records),
     )  # fmt: skip
     sharpness = np.array([frame.sharpness for frame in frames], np.float64)
-    shares = relative_sharpness(sharpness)
-    warnings = []
-    kept = []
-    for frame, share in zip(frames, shares, strict=True):
-        if share >= config.min_sharpness:
-            kept.append(frame)
-            continue
-        (outputs / frame.file).unlink()
-        warnings.append(
-            f"frame {frame.index}: left out: blurred, {100 * share:.0f} % as sharp as its neighbours; move more slowly"
-        )
+    metric = capture.document.scale.metric
+    selection = select_frames(
+        sharpness, *camera_places(frames), metric=metric, min_sharpness=config.min_sharpness,
+        min_spacing=config.min_spacing,
+    )  # fmt: skip
+    for row in selection.dropped:
+        (outputs / frames[row].file).unlink()
+    kept = [frame for row, frame in enumerate(frames) if row not in selection.dropped]
     ConditionedFrames(
         capture_id=capture.document.capture_id, reference_anchor=capture.document.reference_anchor,
-        object=capture.document.object, metric=capture.document.scale.metric, frames=kept,
+        object=capture.document.object, metric=metric, frames=kept,
     ).write(outputs / "cameras.json")  # fmt: skip
     return StageResult(
         metrics={
             "frames": len(kept),
-            "frames_blurred": len(frames) - len(kept),
+            "frames_blurred": len(selection.blurred),
+            "frames_repeated": len(selection.repeated),
             "width": kept[0].width,
             "height": kept[0].height,
             "sharpness_median": float(np.median(sharpness)),
             "luma_median": float(np.median([frame.luma for frame in kept])),
         },
-        warnings=warnings,
+        warnings=list(_selection_warnings(frames, selection)),
     )
+
+
+def camera_places(frames: Sequence[ConditionedFrame]) -> tuple[Float64, Float64]:
+    """Return camera centres and unit optical axes, (N, 3) each, relative to the anchor where frames carry it.
+
+    NaN for a frame without the anchor among frames with it, for no frame of reference holds for it and the others,
+    and where the tracker had lost the camera or the anchor.
+    """
+    rotation = Rotation.from_quat([frame.pose_world.q for frame in frames])
+    position = np.array([frame.pose_world.p for frame in frames])
+    anchors = [frame.anchor for frame in frames]
+    if any(anchors):
+        rotation, position = relative_poses(
+            Rotation.from_quat([anchor.q if anchor else [0.0, 0.0, 0.0, 1.0] for anchor in anchors]),
+            np.array([anchor.p if anchor else [math.nan] * 3 for anchor in anchors]),
+            rotation, position,
+        )  # fmt: skip
+    lost = [frame.tracking == "lost" or bool(frame.anchor and not frame.anchor.tracked) for frame in frames]
+    position[lost] = math.nan
+    return position, rotation.apply([0.0, 0.0, -1.0])
+
+
+def _selection_warnings(frames: Sequence[ConditionedFrame], selection: Selection) -> Iterator[str]:
+    for row, frame in enumerate(frames):
+        if share := selection.blurred.get(row, selection.needed.get(row)):
+            fate = "left out" if row in selection.blurred else "kept, for no other frame shows that side, but"
+            yield (
+                f"frame {frame.index}: {fate}: blurred, {100 * share:.0f} % as sharp as its neighbours; "
+                "move more slowly"
+            )
+        if (sharper := selection.repeated.get(row)) is not None:
+            yield (
+                f"frame {frame.index}: left out: taken from the same place as frame {frames[sharper].index}, "
+                "which is sharper"
+            )

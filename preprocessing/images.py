@@ -7,11 +7,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+import pillow_heif
 from PIL import ExifTags, Image, ImageCms
 
 from scan2twin.errors import CaptureError
 
+pillow_heif.register_heif_opener()  # Pillow then opens HEIC; libheif has already turned it upright
+
 UInt8 = npt.NDArray[np.uint8]
+FORMATS = ("JPEG", "PNG", "HEIF")  # Pillow's names of what a bundle's images may be
+SIXTEEN_BIT_GREY = ("I;16", "I;16B", "I")  # Pillow's modes of a 16-bit grey PNG
 
 # EXIF 2.32, tag 0x0112: value -> (the stored raster is mirrored, quarter turns counter-clockwise to upright).
 # A mirrored raster is un-mirrored left to right first and turned after.
@@ -30,14 +35,16 @@ class Photo:
 
 
 def read_photo(path: Path) -> Photo:
-    """Decode `path` to 8-bit sRGB; an embedded colour profile (Display P3 on phones) is converted.
+    """Decode `path` (JPEG, PNG or HEIC) to 8-bit sRGB; an embedded colour profile (Display P3 on phones) is converted.
+
+    Of 16 bits a channel the upper 8 are kept.
 
     Raises:
         CaptureError: the file cannot be decoded whole.
 
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             orientation = image.getexif().get(ExifTags.Base.Orientation)
             image.load()
             rgb = np.asarray(_to_srgb(image, path.name))
@@ -48,8 +55,13 @@ def read_photo(path: Path) -> Photo:
     return Photo(rgb, orientation if orientation in EXIF_ORIENTATIONS else None)
 
 
+def eight_bit(image: Image.Image) -> Image.Image:
+    """Return `image` with 8 bits a channel; Pillow itself would cut 16-bit grey off at 255."""
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if image.mode in SIXTEEN_BIT_GREY else image
+
+
 def _to_srgb(image: Image.Image, name: str) -> Image.Image:
-    rgb = image.convert("RGB")
+    rgb = eight_bit(image).convert("RGB")
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in ("RGB", "RGBA"):
         return rgb

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from preprocessing.anchors import has_pose, short_gaps
+from preprocessing.images import FORMATS, SIXTEEN_BIT_GREY, eight_bit
 from preprocessing.parallel import map_frames
 from scan2twin.capture.models import MAX_IMAGE_PIXELS, FrameRecord, Intrinsics
 from scan2twin.capture.reader import Capture, check_bundle, read_capture
@@ -24,15 +25,16 @@ from scan2twin.progress import Progress
 from scan2twin.stages import CAPTURE, StageInputs, StageResult
 
 VALIDATION_FILE = "validation.json"
-# An image whose brightest 8×8-pixel patch is below this (of 255) shows nothing: a covered lens still has noise.
-BLACK_LEVEL = 10
+# An image whose brightest 8×8-pixel patch is below the first (of 255), or whose darkest is above the second, shows
+# nothing: a covered lens still has noise.
+BLACK_LEVEL, WHITE_LEVEL = 10, 250
 # Phone main cameras see 65-80° across, ultra-wide ones 120°, long ones 15°; beyond this a number is wrong.
 FIELD_OF_VIEW_RANGE_DEG = (4.0, 150.0)
 DECODED_BYTES_PER_PIXEL = 5  # Pillow's RGB takes 4, its grey copy 1
 TOO_LARGE = f"over the limit of {MAX_IMAGE_PIXELS // 10**6} MP; scale it down"
-IMAGE_MODES = {"L", "RGB", "RGBA", "LA", "P"}  # 8 bits a channel, as the format says
+IMAGE_MODES = {"L", "RGB", "RGBA", "LA", "P", *SIXTEEN_BIT_GREY}  # Pillow opens 16-bit colour as 8-bit
 MASK_MODES = {"L", "1"}
-DEPTH_MODES = {"I;16", "I;16B", "I"}  # how Pillow opens 16-bit grey PNG
+DEPTH_MODES = set(SIXTEEN_BIT_GREY)
 
 
 @dataclass
@@ -151,18 +153,23 @@ def inspect_pixels(capture: Capture, frame: FrameRecord) -> Inspection:
     for kind, (path, modes) in rasters.items():
         if path is None or not path.is_file() or path.is_symlink() or path.parent.is_symlink():
             continue  # not there, or refused by check_bundle
-        brightest = _decode(path, frame, modes, found.faults)
-        if kind == "image" and brightest is not None and brightest < BLACK_LEVEL:
+        levels = _decode(path, frame, modes, found.faults)
+        if kind != "image" or levels is None:
+            continue
+        darkest, brightest = levels
+        if brightest < BLACK_LEVEL:
             found.unusable.append(f"its image is black (brightest part {brightest} of 255); was the lens covered?")
+        if darkest > WHITE_LEVEL:
+            found.unusable.append(f"its image is white (darkest part {darkest} of 255); expose for the object")
     return found
 
 
-def _decode(path: Path, frame: FrameRecord, modes: set[str], faults: list[str]) -> int | None:
-    """Decode one file completely; return its brightest patch (0-255), or None after adding to `faults`."""
+def _decode(path: Path, frame: FrameRecord, modes: set[str], faults: list[str]) -> tuple[int, int] | None:
+    """Decode one file completely; return its darkest and brightest patch (0-255), or None and add to `faults`."""
     name = path.relative_to(path.parents[1]).as_posix()
     try:
         # The header alone is read here, so an image too large is refused before it takes memory.
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_IMAGE_PIXELS:
                 faults.append(f"{name}: {image.width} × {image.height} pixels, {TOO_LARGE}")
             elif image.size != (frame.width, frame.height):
@@ -174,12 +181,12 @@ def _decode(path: Path, frame: FrameRecord, modes: set[str], faults: list[str]) 
                 faults.append(f"{name}: pixel format {image.mode}, expected one of {', '.join(sorted(modes))}")
             else:
                 image.load()
-                brightest = np.asarray(image.convert("L").reduce(8)).max() if image.mode in IMAGE_MODES else 0
-                return int(brightest)
+                patches = np.asarray(eight_bit(image).convert("L").reduce(8))
+                return int(patches.min()), int(patches.max())
     except Image.DecompressionBombError:
         faults.append(f"{name}: {TOO_LARGE}")
     except UnidentifiedImageError:
-        faults.append(f"{name}: not a JPEG or PNG; write it as one")
+        faults.append(f"{name}: not a JPEG, PNG or HEIC; write it as one")
     except Exception as error:  # a decoder given hostile bytes may raise anything
         faults.append(f"{name}: cannot be decoded ({error}); was it cut off? copy or record it again")
     return None

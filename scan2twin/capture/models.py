@@ -20,8 +20,14 @@ MAX_DOCUMENT_BYTES = 16 * 2**20  # of capture.json and of frames.jsonl; 2,000 fr
 QUATERNION_TOLERANCE = 1e-3  # how far from 1 a quaternion's norm may be
 
 CAPTURE_ID_PATTERN = r"^[a-z0-9-]{3,64}$"
-# Coefficient counts that OpenCV's distortion vector may have: k1 k2 p1 p2 [k3 [k4 k5 k6 [s1 s2 s3 s4 [τx τy]]]].
-DISTORTION_LENGTHS = (4, 5, 8, 12, 14)
+LensModel = Literal["opencv", "opencv_fisheye", "thin_prism_fisheye", "fov"]
+# How many coefficients each lens model may have; preprocessing.lens has their order and formulas.
+DISTORTION_LENGTHS: dict[LensModel, tuple[int, ...]] = {
+    "opencv": (4, 5, 8, 12, 14),  # k1 k2 p1 p2 [k3 [k4 k5 k6 [s1 s2 s3 s4 [τx τy]]]]
+    "opencv_fisheye": (4,),  # k1 k2 k3 k4
+    "thin_prism_fisheye": (8,),  # k1 k2 p1 p2 k3 k4 sx1 sy1
+    "fov": (1,),  # ω
+}
 
 
 def _unit(q: list[float]) -> list[float]:
@@ -35,12 +41,6 @@ def _utc(moment: datetime) -> datetime:
     if moment.utcoffset() != timedelta(0):
         raise ValueError("time is not UTC: write it with Z at its end")
     return moment.astimezone(UTC)
-
-
-def _distortion_length(k: list[float]) -> list[float]:
-    if len(k) not in DISTORTION_LENGTHS:
-        raise ValueError(f"has {len(k)} coefficients; OpenCV's model has {', '.join(map(str, DISTORTION_LENGTHS))}")
-    return k
 
 
 def _absent(value: object) -> bool:
@@ -150,14 +150,22 @@ class Scale(Record):
     source: str = Field(max_length=200)
 
 
-LensModel = Literal["opencv", "opencv_fisheye", "thin_prism_fisheye", "fov"]
-
-
 class Distortion(Record):
-    """Lens distortion of the raw images: OpenCV's coefficients k1 k2 p1 p2 [k3 …]."""
+    """Lens distortion of a raw image: its model and that model's coefficients."""
 
-    model: Literal["opencv"]
-    k: Annotated[list[float], AfterValidator(_distortion_length)]
+    model: LensModel
+    k: list[float]
+
+    @model_validator(mode="after")
+    def _fits_model(self) -> Self:
+        lengths = DISTORTION_LENGTHS[self.model]
+        if len(self.k) not in lengths:
+            raise ValueError(
+                f"k has {len(self.k)} coefficients; the model {self.model} has {' or '.join(map(str, lengths))}"
+            )
+        if self.model == "fov" and not 0 < self.k[0] < math.pi:
+            raise ValueError(f"k: the model fov has one angle between 0 and π, got {self.k[0]:g}")
+        return self
 
 
 class CameraSettings(Record):
@@ -213,6 +221,8 @@ class FrameRecord(Record):
     pose_world: Pose  # camera to the tracker's world frame of that moment
     anchor: TrackedAnchor | None = None  # the reference anchor
     support: list[TrackedAnchor] | None = Field(None, exclude_if=_absent)  # 1.1: other anchors, in the same world frame
+    # 1.1: of this frame's lens, where it is not the one that capture.json states
+    distortion: Distortion | None = Field(None, exclude_if=_absent)
     pose_t: float | None = Field(None, exclude_if=_absent)  # 1.1: when the poses were taken, where that is not `t`
     tracking: Tracking
     sharpness: float | None = None

@@ -9,8 +9,8 @@ LITTER = re.compile(r"(^|/)(__MACOSX(/.*)?|\.DS_Store|Thumbs\.db|desktop\.ini)$"
 
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 _STEM = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
-_FRAME = re.compile(rf"images/{_STEM}\.(jpg|jpeg|png)")
-_ALLOWED = re.compile(rf"capture\.json|frames\.jsonl|images/{_STEM}\.(jpg|jpeg|png)|(masks|depth)/{_STEM}\.png")
+_FRAME = re.compile(rf"images/{_STEM}\.(jpg|jpeg|png|heic)")
+_ALLOWED = re.compile(rf"capture\.json|frames\.jsonl|images/{_STEM}\.(jpg|jpeg|png|heic)|(masks|depth)/{_STEM}\.png")
 
 
 def name_fault(name: str) -> str | None:
@@ -29,7 +29,7 @@ def name_fault(name: str) -> str | None:
     if name.lower().endswith(_ARCHIVES):
         return "archives inside a bundle are not allowed"
     if not _ALLOWED.fullmatch(name):
-        return "not a file of a bundle: only images/*.jpg|png, masks/*.png, depth/*.png, frames.jsonl, capture.json"
+        return "not a file of a bundle: only images/*.jpg|png|heic, masks/*.png, depth/*.png and the two documents"
     return None
 
 
@@ -37,7 +37,7 @@ def frame_name_fault(name: str) -> str | None:
     """Say why `name` may not be a frame's image; None if it may."""
     if _FRAME.fullmatch(name):
         return None
-    return name_fault(name) or "not an image: a frame's file is images/*.jpg, *.jpeg or *.png"
+    return name_fault(name) or "not an image: a frame's file is images/*.jpg, *.jpeg, *.png or *.heic"
 
 
 def list_faults(names: Iterable[str]) -> list[str]:

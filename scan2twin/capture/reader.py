@@ -28,9 +28,9 @@ from scan2twin.capture.models import (
     MAX_UNPACKED_BYTES,
     BundleFile,
     CaptureDocument,
+    CaptureHeader,
     FrameRecord,
     Record,
-    Version,
 )
 from scan2twin.capture.names import LITTER, list_faults, quoted
 from scan2twin.errors import CaptureError
@@ -117,10 +117,8 @@ def document_faults(document: CaptureDocument, frames: Sequence[FrameRecord]) ->
         faults.append(f"{CAPTURE_FILE}: files: {FRAMES_FILE} is not listed; add it")
     if (total := sum(file.size for file in document.files)) > MAX_UNPACKED_BYTES:
         faults.append(f"{CAPTURE_FILE}: files: {total} bytes in all, over the limit of {MAX_UNPACKED_BYTES} (4 GiB)")
-    if document.version < (needed := version_needed(frames)):
-        faults.append(
-            f"{CAPTURE_FILE}: version: is {document.version}, but `support` and `pose_t` of {FRAMES_FILE} need {needed}"
-        )
+    if document.version == "1.0" and (newer := keys_of_1_1(document, frames)):
+        faults.append(f"{CAPTURE_FILE}: version: is 1.0, but only 1.1 has {', '.join(newer)}")
     if document.frame_count != len(frames):
         faults.append(
             f"{CAPTURE_FILE}: frame_count: is {document.frame_count}, but {FRAMES_FILE} has {len(frames)} lines"
@@ -144,9 +142,17 @@ def document_faults(document: CaptureDocument, frames: Sequence[FrameRecord]) ->
     return [*faults, *_frame_faults(document, frames, listed)]
 
 
-def version_needed(frames: Sequence[FrameRecord]) -> Version:
-    """Return the lowest version of the format that can say what `frames` say."""
-    return "1.1" if any(frame.support is not None or frame.pose_t is not None for frame in frames) else "1.0"
+def keys_of_1_1(header: CaptureHeader, frames: Sequence[FrameRecord]) -> list[str]:
+    """Return what `header` and `frames` say that version 1.0 of the format cannot."""
+    lens = header.camera.distortion if header.camera else None
+    used = {
+        "`support`": any(frame.support is not None for frame in frames),
+        "`pose_t`": any(frame.pose_t is not None for frame in frames),
+        "`distortion` of a frame": any(frame.distortion is not None for frame in frames),
+        "the lens model of `camera.distortion`": lens is not None and lens.model != "opencv",
+        "images/*.heic": any(frame.file.endswith(".heic") for frame in frames),
+    }
+    return [name for name, is_used in used.items() if is_used]
 
 
 def _frame_faults(document: CaptureDocument, frames: Sequence[FrameRecord], listed: set[str]) -> Iterator[str]:

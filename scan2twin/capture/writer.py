@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from scan2twin.capture.models import CONVENTIONS, BundleFile, CaptureDocument, CaptureHeader, FrameRecord
-from scan2twin.capture.reader import CAPTURE_FILE, FRAMES_FILE, RASTER_FOLDERS, document_faults, version_needed
+from scan2twin.capture.reader import CAPTURE_FILE, FRAMES_FILE, RASTER_FOLDERS, document_faults, keys_of_1_1
 from scan2twin.errors import CaptureError
 
 
@@ -27,7 +27,7 @@ def write_capture(folder: Path, header: CaptureHeader, frames: Sequence[FrameRec
     rasters = [path for name in RASTER_FOLDERS for path in sorted((folder / name).glob("*"))]
     document = CaptureDocument(
         schema="scan2twin.capture",
-        version=version_needed(frames),
+        version="1.1" if keys_of_1_1(header, frames) else "1.0",
         conventions=CONVENTIONS,
         **{name: getattr(header, name) for name in CaptureHeader.model_fields},
         frame_count=len(frames),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pillow_heif
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,7 +28,18 @@ from preprocessing.condition import (
 from preprocessing.frame_selection import relative_sharpness
 from preprocessing.images import linear_to_srgb, read_alpha, read_photo, shrink, srgb_to_linear
 from preprocessing.parallel import map_frames, usable_cores
-from scan2twin.capture.models import App, CaptureHeader, Device, FrameRecord, Intrinsics, Pose, Scale
+from scan2twin.capture.models import (
+    App,
+    CameraSettings,
+    CaptureHeader,
+    Device,
+    Distortion,
+    FrameRecord,
+    Intrinsics,
+    Pose,
+    Scale,
+)
+from scan2twin.capture.reader import read_capture
 from scan2twin.capture.writer import write_capture
 from scan2twin.config import ConditionConfig
 from scan2twin.errors import CaptureError
@@ -283,6 +295,40 @@ def test_a_cut_off_jpeg_is_refused_by_name(tmp_path: Path) -> None:
         read_photo(tmp_path / "cut.jpg")
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "heic"])
+def test_every_kind_of_photo_reads_the_same(suffix: str, tmp_path: Path) -> None:
+    photo = Image.fromarray(smooth_photo(96, 64))
+    photo.save(tmp_path / f"photo.{suffix}", quality=95)
+    read = read_photo(tmp_path / f"photo.{suffix}").rgb
+    assert np.abs(read.astype(int) - smooth_photo(96, 64)).mean() < 1.5
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_heic_is_turned_upright_once(orientation: int, tmp_path: Path) -> None:
+    """libheif undoes the turn while it decodes; the EXIF value must not turn the image again."""
+    upright = smooth_photo(96, 64)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.ascontiguousarray(STORED_OF_UPRIGHT[orientation](upright))
+    heif = pillow_heif.from_pillow(Image.fromarray(stored))
+    heif[0].info["exif"] = exif.tobytes()  # and the turn as HEIF's own property, as phones write both
+    heif.save(tmp_path / "photo.heic", quality=95)
+    assert (b"irot" in (tmp_path / "photo.heic").read_bytes()) == (orientation not in (1, 2, 4))
+    photo = read_photo(tmp_path / "photo.heic")
+    assert photo.orientation == 1
+    assert photo.rgb.shape == upright.shape
+    assert np.abs(photo.rgb.astype(int) - upright).mean() < 2
+
+
+def test_sixteen_bit_pngs_keep_their_upper_byte(tmp_path: Path) -> None:
+    ramp = np.arange(64 * 96, dtype=np.uint16).reshape(64, 96) * 10
+    cv2.imwrite(str(tmp_path / "grey.png"), ramp)
+    assert np.array_equal(read_photo(tmp_path / "grey.png").rgb[..., 1], ramp >> 8)
+    cv2.imwrite(str(tmp_path / "colour.png"), np.stack([ramp, ramp[::-1], ramp[:, ::-1]], -1))  # BGR
+    colour = read_photo(tmp_path / "colour.png").rgb
+    assert np.array_equal(colour, np.stack([ramp[:, ::-1], ramp[::-1], ramp], -1) >> 8)
+
+
 def test_alpha_is_kept_apart(tmp_path: Path) -> None:
     rgba = np.zeros((4, 6, 4), np.uint8)
     rgba[1:3, 2:4] = [200, 100, 50, 255]
@@ -344,6 +390,27 @@ def test_blurred_frames_are_left_out_and_named(tmp_path: Path) -> None:
         assert kept == set(usable) - dropped
         assert {int(path.stem) for path in (output / "images").iterdir()} == kept
         assert [warning.split(":")[0] for warning in result.warnings] == [f"frame {i}" for i in sorted(dropped)]
+
+
+def test_each_frame_is_conditioned_by_its_own_lens(make_capture, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    folder = make_capture(frames=3)
+    capture = read_capture(folder)
+    fisheye = Distortion(model="opencv_fisheye", k=[0.02, 0.0, 0.0, 0.0])
+    header = capture.document.model_copy(
+        update={"camera": CameraSettings(distortion=Distortion(model="opencv", k=[0.1, 0, 0, 0]))}
+    )
+    frames = [*capture.frames[:2], capture.frames[2].model_copy(update={"distortion": fisheye})]
+    assert write_capture(folder, header, frames).version == "1.1"
+    (tmp_path / "validate").mkdir()
+    Validation(capture_id="test-capture", frame_count=3, usable=[0, 2], unusable=[], warnings=[]).write(
+        tmp_path / "validate" / "validation.json"
+    )
+    (tmp_path / "out").mkdir()
+    run(StageInputs({CAPTURE: folder, "validate": tmp_path / "validate"}), tmp_path / "out", ConditionConfig(),
+        LogProgress())  # fmt: skip
+    first, last = ConditionedFrames.read(tmp_path / "out" / "cameras.json").frames
+    assert (first.source.distortion_model, first.source.distortion) == ("opencv", [0.1, 0, 0, 0])
+    assert (last.source.distortion_model, last.source.distortion) == (fisheye.model, fisheye.k)
 
 
 def test_sharpness_is_relative_to_what_neighbours_show() -> None:

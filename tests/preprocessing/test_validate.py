@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 from PIL import Image
 
@@ -100,6 +101,43 @@ def test_black_and_repeated_images_are_left_out_and_named(make_capture, tmp_path
     assert "images/000005.jpg is the same image as frame 4's" in validation.warnings[1]
 
 
+def test_a_blown_out_image_is_left_out_and_a_bright_background_is_not(make_capture, tmp_path):
+    folder = make_capture()
+    Image.new("RGB", (48, 64), (255, 255, 253)).save(folder / "images/000003.jpg")
+    sweep = Image.new("RGB", (48, 64), "white")
+    sweep.paste((180, 120, 60), (16, 16, 32, 32))
+    sweep.save(folder / "images/000005.jpg")
+    rewrite(folder)
+    _, validation = validate(folder, tmp_path)
+    assert [frame.index for frame in validation.unusable] == [3]
+    assert "its image is white" in validation.warnings[0]
+
+
+def test_images_of_other_kinds_pass_and_each_wrong_size_is_named(make_capture, tmp_path):
+    folder = make_capture()
+    frames = list(read_capture(folder).frames)
+    rng = np.random.default_rng(3)
+    for i, suffix in ((3, "heic"), (5, "png")):
+        (folder / frames[i].file).unlink()
+        frames[i] = frames[i].model_copy(update={"file": f"images/{i:06d}.{suffix}"})
+    heic = pillow_heif.from_pillow(Image.fromarray(rng.integers(40, 255, (64, 48, 3), dtype=np.uint8)))
+    heic.save(folder / frames[3].file, quality=90)
+    # 16-bit grey around mid level: cut off at 255 it would be white all over.
+    Image.fromarray(rng.integers(20_000, 40_000, (64, 48), dtype=np.uint16)).save(folder / frames[5].file)
+    rewrite(folder, frames)
+    assert read_capture(folder).document.version == "1.1"
+    assert validate(folder, tmp_path)[1].unusable == []
+
+    for i in (1, 3):
+        Image.new("RGB", (64, 48)).save(folder / frames[i].file)
+    rewrite(folder)
+    with pytest.raises(CaptureError) as caught:
+        validate(folder, tmp_path)
+    assert [reason.split(" pixels, but frames.jsonl states ")[0] for reason in caught.value.reasons] == [
+        "images/000001.jpg: 64 × 48", "images/000003.heic: 64 × 48",
+    ]  # fmt: skip
+
+
 def test_a_dark_scene_with_a_light_in_it_is_not_black(make_capture, tmp_path):
     folder = make_capture()
     pixels = np.zeros((64, 48, 3), np.uint8)
@@ -190,8 +228,8 @@ class TestImages:
         rewrite(folder)
         with pytest.raises(CaptureError) as caught:
             validate(folder, tmp_path)
-        assert "images/000003.jpg: not a JPEG or PNG" in caught.value.reasons[0]
-        assert "images/000004.jpg: not a JPEG or PNG" in caught.value.reasons[1]
+        assert "images/000003.jpg: not a JPEG, PNG or HEIC" in caught.value.reasons[0]
+        assert "images/000004.jpg: not a JPEG, PNG or HEIC" in caught.value.reasons[1]
         assert "images/000005.jpg: pixel format CMYK" in caught.value.reasons[2]
 
     def test_masks_and_depth_are_checked_too(self, make_capture, tmp_path):
