@@ -20,8 +20,6 @@ ROOT = Path(__file__).parents[2]
 DEPLOY, IMAGES = ROOT / "deploy", ROOT / "images"
 NO_MANIFESTS = ("kustomization.yaml", "airflow-values.yaml")
 MANIFESTS = sorted(path for path in DEPLOY.glob("*.yaml") if path.name not in NO_MANIFESTS)
-    path for path in DEPLOY.glob("*.yaml") if path.name not in ("kustomization.yaml", "airflow-values.yaml")
-)
 DOCKERFILES = sorted(IMAGES.glob("*/Dockerfile"))
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
 
