@@ -41,7 +41,7 @@ class ConditionConfig(Section):
         0.25, ge=0, lt=1, description="frames less sharp than this share of their neighbours are left out; 0 keeps all"
     )
     min_spacing: float = Field(
-        0.25,
+        0.15,
         ge=0,
         lt=1,
         description="of two frames closer together than this share of the usual spacing, the less sharp is left out; "
@@ -66,8 +66,30 @@ class RefinePosesConfig(Section):
     refine_focal: bool = Field(True, description="adjust the focal length too, where all frames have the same")
 
 
-class MaskConfig(Section):
-    """Options of the mask stage."""
+class QualityLimits(Section):
+    """What a capture must offer: beyond a `warn` limit the run says so, beyond a `refuse` limit it stops."""
+
+    warn_views: int = Field(30, ge=0, description="warn of fewer views that show the object")
+    refuse_views: int = Field(8, ge=8, description="refuse a capture with fewer views that show the object")
+    warn_gap_deg: float = Field(60, ge=0, le=360, description="warn of a wider gap round the object without a view")
+    refuse_gap_deg: float = Field(
+        300, ge=0, le=360, description="refuse a capture with a wider gap round the object without a view"
+    )
+    warn_elevation_deg: float = Field(
+        15, ge=0, le=180, description="warn if the views' heights, as angles from the object, span less"
+    )
+    warn_blurred: float = Field(0.2, ge=0, le=1, description="warn if a larger share of the photos is blurred")
+    refuse_blurred: float = Field(0.7, ge=0, le=1, description="refuse a capture of which a larger share is blurred")
+    warn_residual_px: float = Field(
+        1.5, ge=0, description="warn if the refined poses' median reprojection error is larger, pixels"
+    )
+    refuse_residual_px: float = Field(5.0, ge=0, description="refuse a capture whose reprojection error is larger")
+    warn_doubtful: float = Field(0.2, ge=0, le=1, description="warn if a larger share of the masks is doubtful")
+    refuse_doubtful: float = Field(0.8, ge=0, le=1, description="refuse a capture of whose masks more are doubtful")
+
+
+class MaskConfig(QualityLimits):
+    """Options of the mask stage, which also judges whether the capture is good enough to go on."""
 
     backend: Literal["auto", "user", "network", "carvekit", "grabcut"] = Field(
         "auto",
@@ -92,10 +114,6 @@ class MaskConfig(Section):
     resolution: int = Field(512, ge=64, le=2048, description="side of a square crop, pixels")
     margin: float = Field(0.1, ge=0, le=1, description="space kept round the projected object box, as a share")
     heldout_every: int = Field(8, ge=0, description="every n-th view is held out to measure; 0 holds none out")
-    warn_gap_deg: float = Field(60, ge=0, le=360, description="warn of a wider gap round the object without a view")
-    refuse_gap_deg: float = Field(
-        300, ge=0, le=360, description="refuse a capture with a wider gap round the object without a view"
-    )
     exclude: tuple[int, ...] = Field((), description="frames to leave out, by their number on the contact sheet")
     llff: bool = Field(False, description="write the dataset in LLFF layout too, for nvdiffrec and NeRF")
 
@@ -108,9 +126,9 @@ class ReconstructConfig(Section):
     grid: int = Field(40, ge=8, le=160, description="tetrahedral grid cells along the longest side, finest level")
     start: Literal["visual_hull", "sphere"] = Field("visual_hull", description="the shape the optimisation starts from")
     appearance: Literal["radiance", "flash", "environment"] = Field(
-        "flash",
+        "environment",
         description="radiance = colours as photographed; flash = also find how much light comes from the camera; "
-        "environment = also find the light from all round, with gloss and bumps",
+        "environment = also find the light from all round, gloss and relief",
     )
     refine_cameras: bool = Field(True, description="correct each view's pose while optimising")
     tensorboard: bool = Field(False, description="also write TensorBoard scalars and pictures (scan2twin[tensorboard])")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from preprocessing.quality import assess, directions, draw_coverage, largest_gap
+from preprocessing.quality import Earlier, assess, directions, draw_coverage, largest_gap
 from scan2twin.config import MaskConfig
 
 CONFIG = MaskConfig()
@@ -66,9 +66,52 @@ def test_views_from_one_side_are_refused_or_not_as_configured() -> None:
     assert "without a photo" in lenient.warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("earlier", "trust", "warning", "refusal"),
+    [
+        (Earlier(photos=60, blurred=15), 1.0, "15 of 60 photos are blurred and were left out: give more light", None),
+        (Earlier(photos=60, blurred=45), 1.0, None, "45 of 60 photos are blurred: record again; give more light"),
+        (Earlier(residual_px=2.04), 1.0, "do not fit together exactly (off by 2.0 pixels): the model will be", None),
+        (Earlier(residual_px=7.0), 1.0, None, "do not fit together exactly (off by 7.0 pixels): record again"),
+        (Earlier(), 0.2, None, "in 40 of 40 photos the object was hard to tell from its background: give masks"),
+    ],
+)  # fmt: skip
+def test_what_earlier_stages_found_counts(
+    earlier: Earlier, trust: float, warning: str | None, refusal: str | None
+) -> None:
+    quality = assess(ROUND, HEIGHTS, SURE * trust, CONFIG, earlier)
+    assert len(quality.warnings) == (warning is not None)
+    assert len(quality.refusals) == (refusal is not None)
+    assert (warning or "") in "".join(quality.warnings)
+    assert (refusal or "") in "".join(quality.refusals)
+    assert quality.verdict == ("refuse" if refusal else "warn")
+
+
+def test_too_few_views_are_refused() -> None:
+    few = np.arange(0, 360, 60.0)
+    quality = assess(few, np.resize([0.0, 40.0], 6), np.ones(6), CONFIG)
+    assert quality.refusals == (["only 6 photos show the object, at least 8 are needed: take more, all the way round"])
+
+
+def test_earlier_findings_are_read_from_manifests() -> None:
+    manifests = {
+        "condition": {"metrics": {"frames": 55, "frames_blurred": 5}},
+        "refine_poses": {"metrics": {"refined": True, "reprojection_px": 0.4}},
+    }
+    assert Earlier.from_manifests(manifests) == Earlier(photos=60, blurred=5, residual_px=0.4)
+    unrefined = manifests | {"refine_poses": {"metrics": {"refined": False, "reprojection_px": 9.0}}}
+    assert Earlier.from_manifests(unrefined).residual_px is None
+    assert Earlier.from_manifests({}) == Earlier()
+
+
 def test_the_coverage_picture_is_drawn(tmp_path: Path) -> None:
-    draw_coverage(tmp_path / "coverage.png", ROUND, HEIGHTS, SURE)
+    behind = np.abs(ROUND - 180) > 50
+    draw_coverage(tmp_path / "gap.png", ROUND[behind], HEIGHTS[behind], SURE[behind], CONFIG)
+    pink = np.asarray(Image.open(tmp_path / "gap.png").convert("RGB")).astype(int)
+    shaded = np.count_nonzero((pink[..., 0] > 235) & (pink[..., 1] < 230) & (pink[..., 2] < 230))
+    assert shaded > 5000
+    draw_coverage(tmp_path / "coverage.png", ROUND, HEIGHTS, SURE, CONFIG)
     picture = Image.open(tmp_path / "coverage.png").convert("RGB")
-    assert picture.size == (600, 600)
+    assert picture.size == (720, 648)
     green = np.asarray(picture).astype(int)
     assert np.count_nonzero((green[..., 1] > green[..., 0] + 60) & (green[..., 1] > green[..., 2] + 30)) > 40 * 20
