@@ -185,7 +185,7 @@ def test_a_killed_stage_is_tried_again_and_the_model_is_published(up: Up) -> Non
     assert up.finish("good") == "success"
     tasks = up.tasks("good")
     assert {task["state"] for task in tasks.values()} == {"success"}
-    assert {name: task["try_number"] for name, task in tasks.items()} == {
+    assert {stage.name: tasks[stage.name]["try_number"] for stage in STAGES} == {
         stage.name: 2 if stage.name == "mask" else 1 for stage in STAGES
     }
     assert "exit code -9" in up.log("good", "mask", attempt=1)
