@@ -44,10 +44,15 @@ class Views:
         """Side of the images, pixels."""
         return self.images.shape[1]
 
+    def to(self, device: torch.device) -> "Views":
+        """Return the same views with their tensors on `device`."""
+        names = ("images", "clip_from_camera", "camera_from_unit", "weight")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
     def resized(self, resolution: int) -> "Views":
         """Return the same views with images of side `resolution`, area-averaged."""
-        images = torch.from_numpy(np.stack([_resize(image, resolution) for image in self.images.numpy()]))
-        return replace(self, images=images)
+        images = torch.from_numpy(np.stack([_resize(image, resolution) for image in self.images.cpu().numpy()]))
+        return replace(self, images=images.to(self.images.device))
 
     def window(self, number: int) -> tuple[slice, slice]:
         """Return the rows and columns of image `number` that lie wholly within the photo; beyond, it says nothing."""
@@ -64,14 +69,14 @@ class Views:
         neighbourhood, since a wide soft border is doubt about where the outline lies and not partial coverage.
         """
         weight = np.zeros(self.images.shape[:3], np.uint8)
-        for k, image in enumerate(self.images.numpy()):
+        for k, image in enumerate(self.images.cpu().numpy()):
             window = self.window(k)
             weight[k][window] = np.rint(255 * mask_certainty(image[..., 3]))[window]
-        return torch.from_numpy(weight)
+        return torch.from_numpy(weight).to(self.images.device)
 
     def pixel_from_unit(self) -> NDArray[np.float64]:
         """Return (B, 3, 4) projections to pixels, origin top-left, v down, with positive depth in front."""
-        clip = (self.clip_from_camera.double() @ self.camera_from_unit.double()).numpy()
+        clip = (self.clip_from_camera.double() @ self.camera_from_unit.double()).cpu().numpy()
         half = self.resolution / 2
         return np.stack(
             [half * (clip[:, 0] + clip[:, 3]), half * (clip[:, 3] - clip[:, 1]), clip[:, 3]], axis=1
@@ -79,11 +84,11 @@ class Views:
 
     def focal(self) -> NDArray[np.float64]:
         """Return the focal lengths (B,), pixels."""
-        return self.clip_from_camera[:, 0, 0].double().numpy() * self.resolution / 2
+        return self.clip_from_camera[:, 0, 0].double().cpu().numpy() * self.resolution / 2
 
     def centers(self) -> NDArray[np.float64]:
         """Return the camera centres (B, 3), unit frame."""
-        return inverse_rigid(self.camera_from_unit.double().numpy())[:, :3, 3]
+        return inverse_rigid(self.camera_from_unit.double().cpu().numpy())[:, :3, 3]
 
 
 def _first(edge: float, from_above: bool = False) -> int:

@@ -82,7 +82,7 @@ class MaterialField(nn.Module):
         Munkberg et al. 2022, section 4, L_mat = mean |k(x) - k(x + e)| with a small random displacement e. What light
         does changes from point to point with the normal; a material seldom does.
         """
-        near = points + VARIATION_REACH * torch.randn(points.shape, generator=generator)
+        near = points + VARIATION_REACH * torch.randn(points.shape, generator=generator, device="cpu").to(points.device)
         here, there = self.channels(torch.cat([points, near])).chunk(2)
         return ((here - there).abs() * here.new_tensor(VARIATION_WEIGHT)).sum(dim=1).mean()
 

@@ -52,7 +52,7 @@ class FinishedModel:
         pose would measure the pose (Lin et al. 2021, BARF, §4.2 do the same).
         """
         target, window = views.images[number].float() / 255, views.window(number)
-        twist = torch.zeros(1, 6, requires_grad=True)
+        twist = torch.zeros(1, 6, device=self.vertices.device, requires_grad=True)
         log_gain = self._first_log_gain(views, number, target).requires_grad_()
         groups: list[dict[str, Any]] = [
             {"params": [twist], "lr": FIT_RATE},
@@ -84,5 +84,5 @@ class FinishedModel:
         both = (image[..., 3] > 0.5) & (target[..., 3] > 0.5)
         drawn, photo = image[both][:, :3] + SRGB_OFFSET, target[both][:, :3] + SRGB_OFFSET
         if len(drawn) == 0:
-            return torch.zeros(3)
+            return torch.zeros(3, device=self.vertices.device)
         return SRGB_POWER * torch.log((drawn * photo).sum(0) / drawn.square().sum(0))

@@ -1,8 +1,8 @@
-"""Multiresolution hash encoding (Müller et al. 2022, *Instant Neural Graphics Primitives*, §3) on the CPU.
+"""Multiresolution hash encoding (Müller et al. 2022, *Instant Neural Graphics Primitives*, §3).
 
-Numba kernels, strict float32 and uint32 throughout: a stray Python number would promote to float64 and cost a
-factor of three to four. The backward pass is parallel over the levels, whose tables do not overlap, so
-gradients are summed in a fixed order and a run repeats bit for bit.
+On the CPU by numba kernels, strict float32 and uint32 throughout: a stray Python number would promote to float64 and
+cost a factor of three to four. The backward pass is parallel over the levels, whose tables do not overlap, so
+gradients are summed in a fixed order and a run repeats bit for bit. On other devices by torch alone.
 """
 
 import math
@@ -98,7 +98,7 @@ class _Encode(torch.autograd.Function):
     def forward(ctx: Any, points: torch.Tensor, table: torch.Tensor, scales: Any, sides: Any) -> torch.Tensor:
         ctx.save_for_backward(points, table)
         ctx.levels = (scales, sides)
-        out = torch.empty(len(points), 2 * len(table))
+        out = points.new_empty(len(points), 2 * len(table))
         _encode(points.detach().numpy(), table.detach().numpy(), scales, sides, out.numpy())
         return out
 
@@ -107,12 +107,28 @@ class _Encode(torch.autograd.Function):
         points, table = ctx.saved_tensors
         want_points = bool(ctx.needs_input_grad[0])
         grad_table = torch.zeros_like(table)
-        grad_points = torch.empty(len(table), len(points) if want_points else 0, 3)
+        grad_points = points.new_empty(len(table), len(points) if want_points else 0, 3)
         _encode_backward(
             points.numpy(), table.detach().numpy(), *ctx.levels, grad_out.contiguous().numpy(),
             grad_table.numpy(), grad_points.numpy(), want_points,
         )  # fmt: skip
         return (grad_points.sum(0) if want_points else None), grad_table, None, None
+
+
+def encode_torch(points: torch.Tensor, table: torch.Tensor, scales: Any, sides: Any) -> torch.Tensor:
+    """Encode as the kernels do, by torch operations alone: for devices that numba does not reach."""
+    corners = torch.tensor([[k & 1, k >> 1 & 1, k >> 2] for k in range(8)], device=points.device)
+    features = []
+    for entries, scale, side in zip(table, scales.tolist(), sides.tolist(), strict=True):
+        scaled = points.clamp(0, 1) * scale
+        cell = scaled.detach().clamp(max=scale * (1 - 1e-3)).floor()
+        fraction = (scaled - cell)[:, None]
+        weight = torch.where(corners == 1, fraction, 1 - fraction).prod(dim=2)
+        x, y, z = (cell.long()[:, None] + corners).unbind(dim=2)
+        hashed = (x ^ (y * int(_PRIME_Y)) ^ (z * int(_PRIME_Z))) & (len(entries) - 1)
+        slot = x + side * (y + side * z) if side else hashed
+        features.append((weight[..., None] * entries[slot]).sum(dim=1))
+    return torch.cat(features, dim=1)
 
 
 class HashGrid(nn.Module):
@@ -145,5 +161,7 @@ class HashGrid(nn.Module):
 
         Gradients go to the table and, where asked for, to the points.
         """
+        if points.device.type != "cpu":
+            return encode_torch(points, self.table, self.scales, self.sides)
         encoded: torch.Tensor = _Encode.apply(points.contiguous(), self.table, self.scales, self.sides)  # type: ignore[no-untyped-call]
         return encoded

@@ -51,7 +51,9 @@ class VisualHull:
         for tolerance in TOLERANCES:
             sdf = self._signed_distance(lattice.positions, tolerance)
             if ((sdf < 0) & ~lattice.border).any():
-                agreement[tolerance] = self._mask_agreement(Surface.from_distance(lattice, sdf), rasterizer)
+                agreement[tolerance] = self._mask_agreement(
+                    Surface.from_distance(lattice, sdf, views.images.device), rasterizer
+                )
         if not agreement:
             raise ReconstructionError(
                 "reconstruct: the masks agree on no point of space; check that the masks show the object and that the "
@@ -93,10 +95,11 @@ def box_with_air(
     return low - AIR_CELLS * spacing, high + AIR_CELLS * spacing
 
 
-def initial_surface(hull: VisualHull, spacing: float, start: str) -> Surface:
-    """Return the surface of the hull (start "visual_hull") or of a sphere inside its box ("sphere")."""
+def initial_surface(hull: VisualHull, spacing: float, start: str, device: torch.device) -> Surface:
+    """Return the surface of the hull (start "visual_hull") or of a sphere inside its box ("sphere"), on `device`."""
     lattice = Lattice(*box_with_air(hull.low, hull.high, spacing), spacing)
     if start == "visual_hull":
-        return Surface.from_distance(lattice, hull.signed_distance(lattice.positions))
+        return Surface.from_distance(lattice, hull.signed_distance(lattice.positions), device)
     centre, radius = (hull.low + hull.high) / 2, float((hull.high - hull.low).min() / 2)
-    return Surface.from_distance(lattice, sphere_signed_distance(lattice.positions - centre.astype(np.float32), radius))
+    distance = sphere_signed_distance(lattice.positions - centre.astype(np.float32), radius)
+    return Surface.from_distance(lattice, distance, device)

@@ -76,7 +76,7 @@ def comparison_picture(rendering: torch.Tensor, photo: torch.Tensor) -> NDArray[
     """Return photo | rendering | error ×4 side by side as (R, 3R, 3) uint8 RGB, top row first."""
     error = (rendering - photo)[..., :3].abs() * 4
     row = torch.cat([photo[..., :3], rendering[..., :3], error], dim=1).flip(0).clamp(0, 1)
-    return np.asarray((row * 255).round().byte().numpy())
+    return np.asarray((row * 255).round().byte().cpu().numpy())
 
 
 def standouts(values: NDArray[np.float64], spread: float = 4.0) -> NDArray[np.intp]:

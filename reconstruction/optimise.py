@@ -37,7 +37,7 @@ REWEIGHT_AT = (0.4, 0.6, 0.8)  # of the iterations: when views that stand out lo
 # Adam. A camera's rate is small because each view comes up once an epoch: its second moment is averaged over the
 # visits to other views too, so that a single visit moves it by about seven times the rate.
 # Signed distances, cells. A large rate destroys the hull, a small one never leaves the sphere.
-LEARNING_RATE_SDF = {"visual_hull": 0.008, "sphere": 0.06}
+LEARNING_RATE_SDF = {"visual_hull": 0.02, "sphere": 0.06}
 LEARNING_RATE_OFFSET = 0.01
 LEARNING_RATE_FIELD = 0.01  # Munkberg et al. 2022, supplement
 LEARNING_RATE_LIGHT = 0.05  # share of the headlight; logarithm of the environment's radiance
@@ -55,7 +55,7 @@ WEIGHT_CAMERA = 10.0
 WEIGHT_VARIATION = 0.003
 WEIGHT_NEUTRALITY = 0.005  # Munkberg et al. 2022, supplement
 WEIGHT_UNEVENNESS = 0.0005
-VARIATION_POINTS = 2048
+VARIATION_POINTS = 512
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ class Optimiser:
         self.field = MaterialField(seed=config.seed).to(device)
         distance = float(np.linalg.norm(views.centers(), axis=1).mean())
         environment = EnvironmentLight() if config.appearance == "environment" else None
-        self.light = SceneLight(distance, environment=environment) if config.appearance != "radiance" else None
+        lit = config.appearance != "radiance"
+        self.light = SceneLight(distance, environment=environment).to(device) if lit else None
         self.log_gain = torch.zeros(len(views), 3, device=device)
         self.twist = nn.Parameter(torch.zeros(len(views), 6, device=device))
         self.trust = torch.ones(len(views), device=device)
@@ -211,7 +212,7 @@ class Optimiser:
     def _appearance_prior(self, surface: torch.Tensor, environment: EnvironmentLight) -> torch.Tensor:
         """Return what speaks against a material that varies and light that is coloured or uneven; surface (V, 3)."""
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.iteration)
-        chosen = torch.randint(len(surface), (VARIATION_POINTS,), generator=generator)
+        chosen = torch.randint(len(surface), (VARIATION_POINTS,), generator=generator, device="cpu").to(self._device)
         return (
             WEIGHT_VARIATION * self.field.variation(surface[chosen], generator)
             + WEIGHT_NEUTRALITY * environment.neutrality_loss()
@@ -267,6 +268,7 @@ class Optimiser:
         self.field.load_state_dict(state["field"])
         if self.light is not None:
             self.light.load_state_dict(state["light"])
-        self.log_gain, self.twist.data, self.trust, self._residual = state["views"]
+        views = [values.to(self._device) for values in state["views"]]
+        self.log_gain, self.twist.data, self.trust, self._residual = views
         self._make_optimizer()
         self._optimizer.load_state_dict(state["optimizer"])

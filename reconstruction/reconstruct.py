@@ -32,7 +32,7 @@ from reconstruction.finished_model import FIT_STEPS, FinishedModel
 from reconstruction.measure import ViewFigures, comparison_picture, mean_figures, measure_view, standouts
 from reconstruction.mesh_cleanup import remove_floaters
 from reconstruction.optimise import Optimiser
-from reconstruction.rasterizer import get_rasterizer
+from reconstruction.rasterizer import choose_device, get_rasterizer
 from reconstruction.training_log import TrainingLog
 from scan2twin.config import ReconstructConfig
 from scan2twin.frames import Dataset
@@ -59,13 +59,15 @@ def run(inputs: StageInputs, outputs: Path, config: ReconstructConfig, progress:
     heldout, left_out = load_views(folder, dataset, "heldout", config.resolution)
     check_cameras(train, object_size)
 
-    rasterizer = get_rasterizer("auto", torch.device("cpu"))
+    device = choose_device()
+    rasterizer = get_rasterizer("auto", device)
+    train, heldout = train.to(device), heldout.to(device)
     optimiser = Optimiser(train, object_size, config, rasterizer)
     _optimise(optimiser, outputs, Checkpoints(inputs.checkpoints), progress)
 
     with torch.no_grad():
         mesh = optimiser.surface.mesh()
-        vertices, faces, dropped = remove_floaters(mesh.vertices.numpy(), mesh.faces.numpy())
+        vertices, faces, dropped = remove_floaters(mesh.vertices.cpu().numpy(), mesh.faces.cpu().numpy())
         np.savez(outputs / "mesh.npz", vertices=vertices, faces=faces)
         refined = replace(
             train,
@@ -75,16 +77,18 @@ def run(inputs: StageInputs, outputs: Path, config: ReconstructConfig, progress:
         np.savez(
             outputs / "views.npz",
             index=refined.index,
-            camera_from_unit=refined.camera_from_unit,
-            gain=optimiser.gains(),
-            weight=refined.weight,
+            camera_from_unit=refined.camera_from_unit.cpu(),
+            gain=optimiser.gains().cpu(),
+            weight=refined.weight.cpu(),
         )
     field = optimiser.field.requires_grad_(False)
     field.save(outputs / "field.pt")
     light = None if optimiser.light is None else optimiser.light.requires_grad_(False)
     save_light(light, outputs)
 
-    model = FinishedModel(torch.from_numpy(vertices), torch.from_numpy(faces), field, rasterizer, light)
+    model = FinishedModel(
+        torch.from_numpy(vertices).to(device), torch.from_numpy(faces).to(device), field, rasterizer, light
+    )
     train_figures = _measure_train(model, refined, optimiser.gains(), progress)
     heldout_figures = _measure_heldout(model, heldout, config.refine_cameras, outputs / "heldout", progress)
     metrics: dict[str, Any] = {
@@ -143,8 +147,8 @@ def _measure_heldout(
         window = views.window(k)
         as_given.append(measure_view(given[window], photo[window]))
         fitted.append(measure_view(rendering[window], photo[window]))
-        cameras.append(camera.numpy())
-        gains.append(gain.numpy())
+        cameras.append(camera.cpu().numpy())
+        gains.append(gain.cpu().numpy())
         picture = comparison_picture(rendering, photo)
         cv2.imwrite(str(pictures / f"{views.index[k]:06d}.png"), picture[:, :, ::-1])
         progress.advance()

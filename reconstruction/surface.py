@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import nn
 
@@ -23,6 +24,7 @@ BAND_RINGS = 2  # edges on either side of the surface that the band reaches
 # How far a grid vertex may move, in cells. The tetrahedra are 0.71 cells high (BCC), so two vertices that come
 # towards each other by this much do not pass.
 MAX_OFFSET = 0.3
+CPU = torch.device("cpu")
 FAR_CELLS = 3.0  # signed distances are clipped to this at the start, cells
 
 
@@ -44,29 +46,39 @@ class Surface(nn.Module):
     The values off the band stay in `_dense`, so that the band can follow the surface (`follow`).
     """
 
-    def __init__(self, lattice: Lattice, sdf: Float32Array, offset: Float32Array | None = None) -> None:
+    def __init__(
+        self,
+        lattice: Lattice,
+        sdf: Float32Array,
+        offset: Float32Array | None = None,
+        device: torch.device = CPU,
+    ) -> None:
         """Start from signed distances (M,), in cells, and offsets (M, 3) of the lattice's points."""
         super().__init__()
+        self._device = device
         self.lattice = lattice
         self._dense = sdf.copy()
         self._dense_offset = np.zeros((len(lattice), 3), np.float32) if offset is None else offset.copy()
         self._set_band()
 
     @classmethod
-    def from_distance(cls, lattice: Lattice, distance: Float32Array) -> "Surface":
+    def from_distance(cls, lattice: Lattice, distance: Float32Array, device: torch.device = CPU) -> "Surface":
         """Start from signed distances (M,), unit-frame lengths; the lattice's border is held outside."""
         cells = np.clip(distance / np.float32(lattice.spacing), -FAR_CELLS, FAR_CELLS)
-        return cls(lattice, np.where(lattice.border, np.float32(FAR_CELLS), cells))
+        return cls(lattice, np.where(lattice.border, np.float32(FAR_CELLS), cells), device=device)
 
     def _set_band(self) -> None:
         self.band: Band = narrow_band(self.lattice, self._dense, BAND_RINGS)
         vertices = self.band.vertices
-        self._free = torch.from_numpy(self.band.free.astype(np.float32))
-        self._rest = torch.from_numpy(self.lattice.positions[vertices])
-        self._edges = torch.from_numpy(self.band.edges).long()
-        self._bending = _sparse(bending_matrix(self.lattice, vertices))
-        self.sdf = nn.Parameter(torch.from_numpy(self._dense[vertices]))
-        self.offset = nn.Parameter(torch.from_numpy(self._dense_offset[vertices]))
+        self._free = self._tensor(self.band.free.astype(np.float32))
+        self._rest = self._tensor(self.lattice.positions[vertices])
+        self._edges = self._tensor(self.band.edges).long()
+        self._bending = _sparse(bending_matrix(self.lattice, vertices), self._device)
+        self.sdf = nn.Parameter(self._tensor(self._dense[vertices]))
+        self.offset = nn.Parameter(self._tensor(self._dense_offset[vertices]))
+
+    def _tensor(self, array: NDArray[Any]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)
 
     def state(self) -> dict[str, Any]:
         """Return all that `from_state` needs: what the band was made from, and the values on it since."""
@@ -79,16 +91,17 @@ class Surface(nn.Module):
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> "Surface":
+    def from_state(cls, state: dict[str, Any], device: torch.device = CPU) -> "Surface":
         """Rebuild a surface from its `state`."""
         lattice = Lattice(np.array(state["low"]), np.array(state["high"]), state["spacing"])
-        surface = cls(lattice, *(values.numpy() for values in state["dense"]))
-        surface.sdf.data, surface.offset.data = state["band"]
+        sdf, offset = (values.numpy() for values in state["dense"])
+        surface = cls(lattice, sdf, offset, device)
+        surface.sdf.data, surface.offset.data = (values.to(device) for values in state["band"])
         return surface
 
     def _write_back(self) -> None:
-        self._dense[self.band.vertices] = self.sdf.detach().numpy()
-        self._dense_offset[self.band.vertices] = self.offset.detach().numpy()
+        self._dense[self.band.vertices] = self.sdf.detach().cpu().numpy()
+        self._dense_offset[self.band.vertices] = self.offset.detach().cpu().numpy()
 
     def follow(self, optimizer: torch.optim.Optimizer) -> None:
         """Centre the band on the surface again; `sdf` and `offset` are new parameters, also in the optimiser."""
@@ -109,10 +122,10 @@ class Surface(nn.Module):
             if name == "step":
                 result[name] = moment
                 continue
-            dense = torch.zeros(len(self.lattice), *moment.shape[1:])
-            dense[before] = moment
-            result[name] = dense[self.band.vertices]
-            result[name][~self.band.free] = 0  # momentum must not carry the rim's signs over zero
+            dense = moment.new_zeros(len(self.lattice), *moment.shape[1:])
+            dense[self._tensor(before)] = moment
+            result[name] = dense[self._tensor(self.band.vertices)]
+            result[name][self._free == 0] = 0  # momentum must not carry the rim's signs over zero
         return result
 
     def refined(self, spacing: float, low: Float64Array, high: Float64Array) -> "Surface":
@@ -120,14 +133,14 @@ class Surface(nn.Module):
         self._write_back()
         lattice = Lattice(low, high, spacing)
         cells = self.lattice.interpolate(self._dense, lattice.positions, outside=FAR_CELLS)
-        return Surface.from_distance(lattice, cells * np.float32(self.lattice.spacing))
+        return Surface.from_distance(lattice, cells * np.float32(self.lattice.spacing), self._device)
 
     def mesh(self) -> Mesh:
         """Extract the surface; its vertices carry gradients to `sdf` and `offset`."""
-        crossed, faces = extract_topology(self.sdf.detach().numpy() < 0, self.band)
-        edges = self._edges[torch.from_numpy(crossed)]
+        crossed, faces = extract_topology(self.sdf.detach().cpu().numpy() < 0, self.band)
+        edges = self._edges[self._tensor(crossed)]
         positions = self._rest + self.lattice.spacing * MAX_OFFSET * torch.tanh(self.offset)
-        return Mesh(surface_vertices(positions, self.sdf, edges), torch.from_numpy(faces), edges)
+        return Mesh(surface_vertices(positions, self.sdf, edges), self._tensor(faces), edges)
 
     def bending_loss(self) -> torch.Tensor:
         """Return how much signed distances and offsets bend along the grid's lines: see `bending_matrix`."""
@@ -141,15 +154,11 @@ class Surface(nn.Module):
             self.sdf.grad *= self._free
 
 
-def _sparse(matrix: csr_array) -> torch.Tensor:
+def _sparse(matrix: csr_array, device: torch.device) -> torch.Tensor:
+    rows, columns, values = (torch.from_numpy(part) for part in (matrix.indptr, matrix.indices, matrix.data))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch calls its sparse matrices "beta"
-        return torch.sparse_csr_tensor(
-            torch.from_numpy(matrix.indptr),
-            torch.from_numpy(matrix.indices),
-            torch.from_numpy(matrix.data),
-            matrix.shape,
-        )
+        return torch.sparse_csr_tensor(rows, columns, values, matrix.shape, device=device)
 
 
 class _QuadraticForm(torch.autograd.Function):

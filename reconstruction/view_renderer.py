@@ -53,8 +53,8 @@ def render_view(
         srgb = lit_srgb(light, field, points[:, :3].contiguous(), points[:, 3:], camera_centre(clip_from_unit.detach()))
     if gain is not None:
         srgb = expose(srgb, gain)
-    rgba = torch.cat([srgb, torch.ones(len(srgb), 1)], dim=1)
-    image = torch.zeros(resolution * resolution, 4).index_copy(0, seen, rgba).view(1, resolution, resolution, 4)
+    rgba = torch.cat([srgb, srgb.new_ones(len(srgb), 1)], dim=1)
+    image = srgb.new_zeros(resolution * resolution, 4).index_copy(0, seen, rgba).view(1, resolution, resolution, 4)
     return rasterizer.antialias(image, rast, clip, faces, topology)[0]
 
 

@@ -9,6 +9,7 @@ Differentiable Rendering": clip-space input, `(u, v, z/w, triangle_id + 1)` outp
     image = rasterizer.antialias(color, rast, clip_positions, triangles)
 """
 
+import importlib.util
 from typing import Any, Literal, Protocol, get_args
 
 import torch
@@ -85,6 +86,13 @@ class Rasterizer(Protocol):
     def build_topology(self, triangles: Tensor) -> Any:
         """Build the edge adjacency that `antialias` needs; reusable while the triangles stay the same."""
         ...
+
+
+def choose_device() -> torch.device:
+    """Return where to reconstruct: CUDA where there is a GPU and nvdiffrast is installed, else the CPU."""
+    if torch.cuda.is_available() and importlib.util.find_spec("nvdiffrast") is not None:
+        return torch.device("cuda")
+    return torch.device("cpu")
 
 
 def get_rasterizer(name: RasterizerName, device: torch.device | str) -> Rasterizer:

@@ -196,7 +196,7 @@ class _Sample(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, pyramid: Tensor, levels: Tensor, coordinates: Tensor, level: Tensor, boundary: int) -> Tensor:
-        out = torch.zeros(*coordinates.shape[:2], pyramid.shape[2])
+        out = coordinates.new_zeros(*coordinates.shape[:2], pyramid.shape[2])
         _sample_forward(pyramid.numpy(), levels.numpy(), coordinates.numpy(), level.numpy(), boundary, out.numpy())
         ctx.save_for_backward(pyramid, levels, coordinates, level)
         ctx.boundary = boundary
@@ -257,7 +257,8 @@ def _border_sources(size: int) -> tuple[Tensor, Tensor, Tensor]:
             positions.append(grid[face, row, column])
             corner = bordered[face, row + dr, column + dc]
             meeting.append([corner, bordered[face, row + dr, column], bordered[face, row, column + dc]])
-    return torch.from_numpy(bordered.ravel()), torch.tensor(positions), torch.tensor(meeting)
+    sources, corners, meetings = (torch.from_numpy(np.array(index)) for index in (bordered.ravel(), positions, meeting))
+    return sources, corners, meetings
 
 
 def cube_direction(face: int, s: float, t: float) -> NDArray[np.float64]:
@@ -295,10 +296,11 @@ def sample_levels(
     sizes = [mip.shape[-3:-1] for mip in mips]
     flat = [_with_borders(mip) if boundary_mode == "cube" else mip.flatten(1, 2) for mip in mips]
     offsets = np.cumsum([0] + [texels.shape[1] for texels in flat[:-1]])
-    levels = torch.tensor([(offset, *size) for offset, size in zip(offsets, sizes, strict=True)], dtype=torch.int32)
+    table = [(offset, *size) for offset, size in zip(offsets, sizes, strict=True)]
+    levels = torch.tensor(table, dtype=torch.int32, device=flat[0].device)
     pyramid = flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)
     if pyramid.device.type != "cpu":
-        return sample_pyramid(pyramid, levels.to(pyramid.device), coordinates, level, boundary_mode)
+        return sample_pyramid(pyramid, levels, coordinates, level, boundary_mode)
     no_level = coordinates.new_empty(0, 0)
     out: Tensor = _Sample.apply(  # type: ignore[no-untyped-call]
         pyramid.contiguous(),

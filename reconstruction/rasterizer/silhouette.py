@@ -316,8 +316,8 @@ class Antialias(torch.autograd.Function):
         batch, height, width, channels = color.shape
         count, capacity = 0, 16 * batch * (height + width)
         while True:  # a second time only for an image of little else than silhouettes
-            crossings = torch.empty(capacity, 4, dtype=torch.int32)
-            positions = torch.empty(capacity)
+            crossings = rast.new_empty(capacity, 4, dtype=torch.int32)
+            positions = rast.new_empty(capacity)
             count = _find_crossings(
                 clip_positions.numpy(),
                 triangles.numpy(),

@@ -220,7 +220,7 @@ class Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, clip_positions: Tensor, triangles: Tensor, height: int, width: int) -> Tensor:
         """Return (B, H, W, 4)."""
-        rast = torch.zeros(clip_positions.shape[0], height, width, 4)
+        rast = clip_positions.new_zeros(clip_positions.shape[0], height, width, 4)
         _rasterize_forward(clip_positions.numpy(), triangles.numpy(), rast.numpy())
         ctx.save_for_backward(clip_positions, triangles, rast)
         return rast
@@ -243,7 +243,7 @@ class Interpolate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, attributes: Tensor, rast: Tensor, triangles: Tensor) -> Tensor:
         """Return (B, H, W, C)."""
-        out = torch.zeros(*rast.shape[:3], attributes.shape[2])
+        out = rast.new_zeros(*rast.shape[:3], attributes.shape[2])
         _interpolate_forward(attributes.numpy(), triangles.numpy(), rast.numpy(), out.numpy())
         ctx.save_for_backward(attributes, rast, triangles)
         return out

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reconstruction.hashgrid import HashGrid
+from reconstruction.hashgrid import HashGrid, encode_torch
 
 PRIMES = (1, 2_654_435_761, 805_459_861)
 
@@ -49,6 +49,19 @@ def points():
 def test_encoding_agrees_with_the_reference(grid, points):
     expected = reference(grid, points.double(), grid.table.detach().double())
     torch.testing.assert_close(grid(points).double(), expected, atol=2e-5, rtol=0)
+
+
+def test_the_encoding_for_other_devices_is_the_kernels(grid, points):
+    upstream = torch.randn(len(points), grid.features, generator=torch.Generator().manual_seed(3))
+    beyond = torch.cat([points[2:], torch.tensor([[0.0, 1.0, 0.5], [1.2, -0.1, 1.0]])])
+    found = []
+    for encode in (grid, lambda p: encode_torch(p, grid.table, grid.scales, grid.sides)):
+        p = beyond.clone().requires_grad_()
+        encoded = encode(p)
+        to_points, to_table = torch.autograd.grad((encoded * upstream).sum(), (p, grid.table))
+        found.append((encoded, to_points[:-2], to_table))
+    for kernels, plain in zip(*found, strict=True):
+        torch.testing.assert_close(plain, kernels, atol=2e-3, rtol=1e-4)
 
 
 def test_gradients_agree_with_the_reference(grid, points):

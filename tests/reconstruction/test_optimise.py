@@ -7,7 +7,7 @@ from views_of_a_ball import CENTRE, RADIUS, camera_centres, color_srgb, write_da
 
 from reconstruction.data import load_views
 from reconstruction.optimise import Optimiser
-from reconstruction.rasterizer import get_rasterizer
+from reconstruction.rasterizer import choose_device, get_rasterizer
 from reconstruction.surface import Surface, sign_loss
 from reconstruction.tetgrid import Lattice
 from scan2twin.config import ReconstructConfig
@@ -38,7 +38,7 @@ def mesh_of(optimiser):
 
 
 def test_a_ball_is_recovered(ball):
-    fitted = optimiser(ball, iterations=160)
+    fitted = optimiser(ball, iterations=160, appearance="flash")
     losses = [step.loss for step in fitted.run()]
     assert np.mean(losses[-20:]) < 0.25 * np.mean(losses[:20])
     mesh = mesh_of(fitted)
@@ -78,11 +78,34 @@ def test_a_run_resumed_from_its_state_ends_with_the_same_bits(ball):
         torch.testing.assert_close(resumed.twist, whole.twist, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("appearance", ["flash", "environment"])
+def test_every_tensor_is_made_on_the_views_device(ball, appearance):
+    """What torch makes without being told where goes to a device that fails as soon as it meets the views'."""
+    fitted = optimiser(ball, iterations=60, appearance=appearance)
+    with torch.device("meta"):
+        while fitted.iteration < 53:  # past the finer grid, and the band once centred
+            fitted.step()
+
+
+@pytest.mark.skipif(choose_device().type != "cuda", reason="needs a CUDA GPU and nvdiffrast")
+def test_a_gpu_finds_the_ball_as_the_cpu_does(ball):
+    folder, dataset = ball
+    views, _ = load_views(folder, dataset, "train", 64)
+    config, errors = ReconstructConfig(resolution=64, grid=16, iterations=160), []
+    for device in (torch.device("cpu"), choose_device()):
+        fitted = Optimiser(views.to(device), BOX, config, get_rasterizer("auto", device))
+        for _ in fitted.run():
+            pass
+        vertices = fitted.surface.mesh().vertices.detach().cpu().numpy()
+        errors.append(np.abs(np.linalg.norm(vertices - CENTRE, axis=1) - RADIUS).mean())
+    assert errors[1] < 1.2 * errors[0]
+
+
 def test_exposure_of_each_view_is_found(tmp_path):
     gains = np.exp(np.linspace(-0.25, 0.25, 18))
     np.random.default_rng(0).shuffle(gains)
     dataset = write_dataset(tmp_path, camera_centres(18), heldout_every=0, exposure=gains)
-    fitted = optimiser((tmp_path, dataset), iterations=300)
+    fitted = optimiser((tmp_path, dataset), iterations=300, appearance="flash")
     for _ in fitted.run():
         pass
     found = fitted.gains().detach().numpy().mean(axis=1)

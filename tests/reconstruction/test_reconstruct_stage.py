@@ -20,7 +20,7 @@ from scan2twin.frames import Dataset
 from scan2twin.progress import LogProgress
 from scan2twin.stages import StageInputs
 
-SMALL = ReconstructConfig(iterations=120, resolution=64, grid=16)
+SMALL = ReconstructConfig(iterations=120, resolution=64, grid=16, appearance="flash")
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +191,7 @@ def test_a_field_of_another_format_is_refused(tmp_path):
     field.save(tmp_path / "field.pt")
     document = torch.load(tmp_path / "field.pt", weights_only=True)
     torch.save({**document, "format": 99}, tmp_path / "field.pt")
-    with pytest.raises(InputError, match="field format 99 is not 2"):
+    with pytest.raises(InputError, match="field format 99 is not 3"):
         load_field(tmp_path / "field.pt")
 
 
