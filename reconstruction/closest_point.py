@@ -72,9 +72,9 @@ def _build(corners: Floats, order: Ints, boxes: Floats, leaves: int) -> None:
                     boxes[node, 0, axis] = min(boxes[node, 0, axis], x)
                     boxes[node, 1, axis] = max(boxes[node, 1, axis], x)
         if node < leaves - 1:
-            axis = np.argmax(boxes[node, 1] - boxes[node, 0])
+            longest = np.argmax(boxes[node, 1] - boxes[node, 0])
             part = order[start:end]
-            order[start:end] = part[np.argsort(centroids[part, axis])]
+            order[start:end] = part[np.argsort(centroids[part, longest])]
             middle = (start + end) // 2
             starts[2 * node + 1], ends[2 * node + 1] = start, middle
             starts[2 * node + 2], ends[2 * node + 2] = middle, end

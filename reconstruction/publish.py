@@ -6,48 +6,27 @@ be used is never published.
 
 import shutil
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from reconstruction.atlas import UvMesh
 from reconstruction.gltf import read_glb
 from reconstruction.model import ModelInfo
+from reconstruction.report.document import make_report
+from reconstruction.report.page import render_page
+from reconstruction.report.size import size_uncertainty
 from scan2twin.config import PublishConfig
 from scan2twin.errors import ReconstructionError
-from scan2twin.frames import Document
+from scan2twin.frames import Dataset
 from scan2twin.progress import Progress
 from scan2twin.stages import StageInputs, StageResult
 
 PLAUSIBLE_M = (0.001, 100.0)  # longest side of a scanned object, metres: beyond, the tracker's scale is broken
 
-Manifests = Mapping[str, Mapping[str, Any]]
-
-
-class Report(Document):
-    """`report.json`: how good the model is, what it cost and where it comes from."""
-
-    capture_id: str
-    metric: bool  # False: size_m has no known unit
-    size_m: list[float]  # x, y, z extent
-    vertices: int
-    triangles: int
-    heldout_psnr: float | None  # dB, views that the optimisation never saw; None when none were held out
-    heldout_psnr_foreground: float | None  # dB, within the mask
-    mask_iou_heldout: float | None
-    stage_seconds: dict[str, float]  # wall time of each stage, of the run that made the output
-    stage_peak_memory_mb: dict[str, float]  # 10⁶ bytes
-    peak_memory_mb: float | None
-    warnings: list[str]  # `stage: what and what to do`
-    config: dict[str, dict[str, Any]]  # resolved options of each stage
-    fingerprints: dict[str, str]
-    versions: dict[str, str]  # of scan2twin and of the libraries that shape results
-
 
 def run(inputs: StageInputs, outputs: Path, config: PublishConfig, progress: Progress) -> StageResult:
-    """Check the exported model, copy its files and write report.json.
+    """Check the exported model, copy its files and write report.json and report.html.
 
     Raises:
         ReconstructionError: the model is empty, not finite, of an absurd size, or not what model.json says.
@@ -64,11 +43,18 @@ def run(inputs: StageInputs, outputs: Path, config: PublishConfig, progress: Pro
     for path in files:
         shutil.copyfile(path, outputs / path.name)
         progress.advance()
-    report = make_report(info, inputs.manifests)
+    report = make_report(info, inputs.manifests, _size_uncertainty(info, inputs))
     report.stage_seconds["publish"] = round(time.monotonic() - started, 3)
     report.write(outputs / "report.json")
+    (outputs / "report.html").write_text(render_page(report, info, outputs, inputs.folders), encoding="utf-8")
     metrics = report.model_dump(include={"heldout_psnr", "heldout_psnr_foreground", "mask_iou_heldout", "triangles"})
     return StageResult(metrics)
+
+
+def _size_uncertainty(info: ModelInfo, inputs: StageInputs) -> float:
+    dataset = Dataset.read(inputs["mask"] / "dataset.json")
+    optimised_side = min(inputs.manifests["reconstruct"]["config"]["resolution"], dataset.resolution)
+    return size_uncertainty(dataset, max(info.size_m), optimised_side, inputs.manifests["refine_poses"]["metrics"])
 
 
 def check_model(mesh: UvMesh, info: ModelInfo) -> None:
@@ -96,29 +82,3 @@ def check_model(mesh: UvMesh, info: ModelInfo) -> None:
         faults.append("its counts are not those of model.json; run export again")
     if faults:
         raise ReconstructionError("\n".join(f"model.glb: {fault}" for fault in faults))
-
-
-def make_report(info: ModelInfo, manifests: Manifests) -> Report:
-    """Gather the report from the model's own figures and the manifests of the stages before."""
-    measured = manifests.get("export", {}).get("metrics", {})  # of the textured mesh itself
-    memory = {name: manifest["peak_memory_mb"] for name, manifest in manifests.items()}
-    versions: dict[str, str] = {}
-    for manifest in manifests.values():
-        versions |= {**manifest["libraries"], "scan2twin": manifest["code_version"]}
-    return Report(
-        capture_id=info.capture_id,
-        metric=info.metric,
-        size_m=info.size_m,
-        vertices=info.vertices,
-        triangles=info.triangles,
-        heldout_psnr=measured.get("heldout_psnr"),
-        heldout_psnr_foreground=measured.get("heldout_psnr_foreground"),
-        mask_iou_heldout=measured.get("mask_iou_heldout"),
-        stage_seconds={name: manifest["durations"]["total_s"] for name, manifest in manifests.items()},
-        stage_peak_memory_mb=memory,
-        peak_memory_mb=max(memory.values(), default=None),
-        warnings=[f"{name}: {text}" for name, manifest in manifests.items() for text in manifest["warnings"]],
-        config={name: dict(manifest["config"]) for name, manifest in manifests.items()},
-        fingerprints={name: manifest["fingerprint"] for name, manifest in manifests.items()},
-        versions=versions,
-    )

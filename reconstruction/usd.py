@@ -106,6 +106,8 @@ def _define_material(stage: Any, material: Material, folder: Path) -> Any:
         packed = texture("MetallicRoughness", material.metallic_roughness, "raw")
         connect("roughness", Sdf.ValueTypeNames.Float, packed, "g")
         connect("metallic", Sdf.ValueTypeNames.Float, packed, "b")
+        if material.occluded:
+            connect("occlusion", Sdf.ValueTypeNames.Float, packed, "r")
     if material.normal is not None:
         bumps = texture("Normal", material.normal, "raw")
         # 8 bits are unsigned: UsdPreviewSurface wants them brought to -1..1 (its specification, "Normal Map").

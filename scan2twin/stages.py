@@ -98,7 +98,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "reconstruct", "reconstruction.reconstruct", ("mask",),
-        "differentiable rendering: geometry, appearance, light",
+        "differentiable rendering: geometry, appearance, light", version=3,
         resources=Resources(memory="6Gi", gpu=1, timeout_s=4 * 3600), keeps_checkpoints=True,
     ),
     Stage(
@@ -106,8 +106,8 @@ STAGES: tuple[Stage, ...] = (
         "UV atlas, textures, GLB, USDZ, OBJ and PLY in metres, preview and turntable", version=2,
     ),
     Stage(
-        "publish", "reconstruction.publish", ("export",),
-        "final checks, the report, models/<capture_id>/ and its `latest` pointer", publishes=True,
+        "publish", "reconstruction.publish", ("refine_poses", "mask", "reconstruct", "export"),
+        "final checks, the report, models/<capture_id>/ and its `latest` pointer", version=2, publishes=True,
     ),
 )  # fmt: skip
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from scan2twin import __version__
-from scan2twin.cli import airflow, benchmark, catalogue, doctor, importing, masks, pipeline, render, weights
+from scan2twin.cli import airflow, benchmark, catalogue, doctor, importing, masks, measure, pipeline, render, weights
 from scan2twin.cli.options import console
 from scan2twin.errors import Scan2TwinError
 
@@ -28,6 +28,8 @@ app.command("up")(airflow.up)
 app.command("captures")(catalogue.captures)
 app.command("models")(catalogue.models)
 app.command("render")(render.render)
+app.command("measure")(measure.measure)
+app.command("compare")(measure.compare)
 app.add_typer(benchmark.app, name="benchmark")
 app.add_typer(masks.app, name="masks")
 app.add_typer(weights.app, name="weights")

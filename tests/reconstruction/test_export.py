@@ -104,12 +104,13 @@ def write_inputs(folder: Path, *, metric: bool = True) -> StageInputs:
 def manifest(stage: str, seconds: float, memory: float, **more: Any) -> dict[str, Any]:
     return {
         "stage": stage, "fingerprint": hashlib.sha256(stage.encode()).hexdigest(), "metrics": {}, "warnings": [],
-        "durations": {"total_s": seconds}, "peak_memory_mb": memory, "config": {"seed": 1},
+        "durations": {"total_s": seconds}, "peak_memory_mb": memory, "config": {"seed": 1, "resolution": 32},
         "code_version": "0.1.0", "libraries": {"numpy": "2.4"}, **more,
     }  # fmt: skip
 
 
 MANIFESTS = {
+    "refine_poses": manifest("refine_poses", 3, 200, metrics={"tracker_sigma_mm": 1.5}),
     "mask": manifest("mask", 5.5, 300, warnings=["12 frames are blurred; hold the phone still"]),
     "reconstruct": manifest("reconstruct", 80.25, 1500.5, metrics={"heldout_psnr": 30.0}),
     "export": manifest("export", 9.0, 700, metrics={"heldout_psnr": 31.5, "heldout_psnr_foreground": 27.25}),
@@ -125,7 +126,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StageResul
 
 def run_publish(exported_folder: Path, outputs: Path) -> dict[str, Any]:
     outputs.mkdir()
-    publish.run(StageInputs({"export": exported_folder}, MANIFESTS), outputs, PublishConfig(), LogProgress())
+    folders = {**write_inputs(outputs.parent / "inputs").folders, "export": exported_folder}
+    folders["refine_poses"] = folders["mask"]  # it has none of the files looked for: they are left out of the page
+    publish.run(StageInputs(folders, MANIFESTS), outputs, PublishConfig(), LogProgress())
     report: dict[str, Any] = json.loads((outputs / "report.json").read_text())
     return report
 
@@ -278,7 +281,7 @@ def test_publishing_copies_every_file_and_reports(exported: tuple[Path, StageRes
     assert (report["triangles"], report["vertices"]) == (info.triangles, info.vertices)
     assert report["size_m"] == info.size_m
     assert report["stage_seconds"].pop("publish") >= 0
-    assert report["stage_seconds"] == {"mask": 5.5, "reconstruct": 80.25, "export": 9.0}
+    assert report["stage_seconds"] == {"refine_poses": 3.0, "mask": 5.5, "reconstruct": 80.25, "export": 9.0}
     assert report["peak_memory_mb"] == 1500.5
     assert report["warnings"] == ["mask: 12 frames are blurred; hold the phone still"]
     assert report["versions"] == {"numpy": "2.4", "scan2twin": "0.1.0"}

@@ -56,7 +56,10 @@ def egg() -> TexturedModel:
     bumps = np.full_like(base_color, 128)
     bumps[..., 2] = 255
     return TexturedModel(
-        mesh, Material(base_color, packed, bumps), "egg", {"capture_id": "egg", "fingerprints": {"mask": "ab"}}
+        mesh,
+        Material(base_color, packed, bumps, occluded=True),
+        "egg",
+        {"capture_id": "egg", "fingerprints": {"mask": "ab"}},
     )
 
 

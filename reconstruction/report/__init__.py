@@ -1,0 +1,1 @@
+"""The report that goes with a model: `report.json` for programs, `report.html` for people."""
