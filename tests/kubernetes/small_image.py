@@ -25,6 +25,7 @@ def run(inputs, outputs, config, progress):
     if os.environ.get({hold!r}):
         time.sleep(600)
     read = {{name: sorted(path.name for path in folder.rglob("*")) for name, folder in inputs.folders.items()}}
+    (outputs / "contact_sheet.jpg").write_bytes(b"a picture")
     (outputs / "read.json").write_text(json.dumps(read))
     return StageResult({{"stage": {name!r}}})
 """
