@@ -69,10 +69,14 @@ def respond(
     exposed_for: float | None = None,
 ) -> Response:
     """Light N points: `frame` as from `tangent_frame`, vectors to the camera (N, 3), all maps but colour (N, 5)."""
-    normal, tangent, bitangent = frame
     roughness, metallic, slope, occlusion = torch.split(sampled, CHANNELS[1:], dim=1)
-    tilted = functional.normalize(normal + slope[:, :1] * tangent + slope[:, 1:] * bitangent, dim=1)
-    return light.response(tilted, to_camera, roughness, metallic, occlusion, exposed_for)
+    return light.response(tilted(frame, slope), to_camera, roughness, metallic, occlusion, exposed_for)
+
+
+def tilted(frame: tuple[Tensor, Tensor, Tensor], slope: Tensor) -> Tensor:
+    """Return the unit normals (N, 3) of a relief with slopes (N, 2) on surfaces with these tangent frames."""
+    normal, tangent, bitangent = frame
+    return functional.normalize(normal + slope[:, :1] * tangent + slope[:, 1:] * bitangent, dim=1)
 
 
 def matt(maps: Tensor) -> Tensor:
@@ -88,8 +92,8 @@ def to_material(maps: Tensor) -> Material:
     packed = to_8bit(torch.cat([occlusion, roughness, metallic], dim=2)).numpy()
     normal = None
     if float(slope.square().sum(dim=2).mean().sqrt()) >= FLATTEST:
-        tilted = functional.normalize(torch.cat([slope, torch.ones_like(slope[..., :1])], dim=2), dim=2)
-        normal = to_8bit(tilted / 2 + 0.5).numpy()
+        direction = functional.normalize(torch.cat([slope, torch.ones_like(slope[..., :1])], dim=2), dim=2)
+        normal = to_8bit(direction / 2 + 0.5).numpy()
     return Material(to_8bit(color).numpy(), packed, normal, occluded=True)
 
 

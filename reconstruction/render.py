@@ -17,7 +17,7 @@ from reconstruction.bake import CPU, to_8bit
 from reconstruction.cameras import clip_from_camera, inverse_rigid, to_clip
 from reconstruction.color import linear_to_srgb, srgb_to_linear
 from reconstruction.gltf import read_glb
-from reconstruction.maps import from_material, respond, tangent_frame
+from reconstruction.maps import CHANNELS, from_material, respond, tangent_frame, tilted
 from reconstruction.model import Material, ModelInfo
 from reconstruction.rasterizer import get_rasterizer
 from reconstruction.rasterizer.derivatives import attribute_derivatives
@@ -67,10 +67,7 @@ class Renderer:
 
     def draw(self, view: View, supersampling: int = STILL_SUPERSAMPLING) -> Tensor:
         """Draw what `view` sees, exposed for its distance from the model; see `draw_through`."""
-        distance = float(np.linalg.norm(view.camera_to_world[:3, 3] - self._middle))
-        near, far = max(distance - 1.01 * self._radius, 0.001 * self._radius), distance + 1.01 * self._radius
-        projection = clip_from_camera(view.intrinsics, view.width, view.height, near, far)
-        clip_from_world = torch.from_numpy(projection @ inverse_rigid(view.camera_to_world)).float()
+        clip_from_world, distance = self._camera(view)
         return self.draw_through(clip_from_world, (view.height, view.width), supersampling, distance)
 
     @torch.no_grad()
@@ -87,6 +84,46 @@ class Renderer:
         along each axis, under the rasteriser's own antialiasing of silhouettes. A headlight shows albedo at the
         distance `exposed_for`, in the mesh's unit; by default at the light's own.
         """
+        rast, sampled = self._sample(clip_from_world, resolution, supersampling)
+        color = sampled[..., :3].clone()
+        if self._light is not None:
+            seen, point, frame = self._surface(rast)
+            to_camera = camera_centre(clip_from_world) - point
+            response = respond(self._light, frame, to_camera, sampled[seen][:, 3:], exposed_for)
+            color[seen] = color[seen] * response.slope + response.offset
+        return self._resolve(color, rast, clip_from_world, supersampling)
+
+    @torch.no_grad()
+    def draw_maps(self, view: View) -> dict[str, Tensor]:
+        """Draw what the model is made of, as `view` sees it: (H, W, 4) each, as `draw` gives it.
+
+        Albedo is linear as it is; what is no colour is shown by the grey, or for normals (x, y, z in the mesh's frame,
+        0.5 is 0) the colour, whose sRGB value it is.
+        """
+        clip_from_world, _ = self._camera(view)
+        rast, sampled = self._sample(clip_from_world, (view.height, view.width), STILL_SUPERSAMPLING)
+        color, roughness, metallic, slope, occlusion = torch.split(sampled, CHANNELS, dim=3)
+        seen, _, frame = self._surface(rast)
+        normal = torch.zeros_like(color)
+        normal[seen] = srgb_to_linear(tilted(frame, slope[seen]) / 2 + 0.5)
+        greys = {"roughness": roughness, "metallic": metallic, "occlusion": occlusion}
+        layers = {"albedo": color, "normal": normal}
+        layers |= {name: srgb_to_linear(grey).expand_as(color) for name, grey in greys.items()}
+        return {
+            name: self._resolve(layer, rast, clip_from_world, STILL_SUPERSAMPLING) for name, layer in layers.items()
+        }
+
+    def _camera(self, view: View) -> tuple[Tensor, float]:
+        """Return the matrix (4, 4) from the mesh's frame to clip space, and the distance to the mesh's middle."""
+        distance = float(np.linalg.norm(view.camera_to_world[:3, 3] - self._middle))
+        near, far = max(distance - 1.01 * self._radius, 0.001 * self._radius), distance + 1.01 * self._radius
+        projection = clip_from_camera(view.intrinsics, view.width, view.height, near, far)
+        return torch.from_numpy(projection @ inverse_rigid(view.camera_to_world)).float(), distance
+
+    def _sample(
+        self, clip_from_world: Tensor, resolution: tuple[int, int], supersampling: int
+    ) -> tuple[Tensor, Tensor]:
+        """Rasterise, and look every map up: (1, h, w, 4) and (1, h, w, 8), colours linear."""
         height, width = resolution
         clip = to_clip(self._vertices, clip_from_world[None])
         rast = self._rasterizer.rasterize(clip, self._faces, (height * supersampling, width * supersampling))
@@ -100,16 +137,18 @@ class Renderer:
             filter_mode="linear-mipmap-linear",
             boundary_mode="clamp",
         )
+        return rast, sampled
+
+    def _surface(self, rast: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Return which samples (1, h, w) see the mesh, and there the points (N, 3) and the frames of the tangents."""
+        seen = rast[..., 3] > 0
+        attributes = self._rasterizer.interpolate(self._attributes, rast, self._faces)[seen]
+        point, normal, tangent = torch.split(attributes, [3, 3, 4], dim=1)
+        return seen, point, tangent_frame(normal, tangent)
+
+    def _resolve(self, color: Tensor, rast: Tensor, clip_from_world: Tensor, supersampling: int) -> Tensor:
+        """Antialias and shrink the samples' colours (1, h, w, 3): (H, W, 4), multiplied by the coverage."""
         covered = (rast[..., 3:] > 0).float()
-        color = sampled[..., :3]
-        if self._light is not None:
-            attributes = self._rasterizer.interpolate(self._attributes, rast, self._faces)
-            centre = camera_centre(clip_from_world)
-            seen = rast[..., 3] > 0
-            point, normal, tangent = torch.split(attributes[seen], [3, 3, 4], dim=1)
-            frame = tangent_frame(normal, tangent)
-            response = respond(self._light, frame, centre - point, sampled[seen][:, 3:], exposed_for)
-            color[seen] = color[seen] * response.slope + response.offset
         image = torch.cat([color * covered, covered], dim=3)
         welded_clip = to_clip(self._welded_vertices, clip_from_world[None])
         image = self._rasterizer.antialias(image, rast, welded_clip, self._welded_faces, self._topology)
@@ -129,8 +168,10 @@ def to_rgba8(image: Tensor) -> npt.NDArray[np.uint8]:
     return rgba
 
 
-def render_model(model_dir: Path, cameras: Path, out_dir: Path, progress: Progress) -> None:
+def render_model(model_dir: Path, cameras: Path, out_dir: Path, progress: Progress, maps: bool = False) -> None:
     """Draw the published model in `model_dir` from each camera of `cameras` into `out_dir`, one RGBA PNG each.
+
+    With `maps` there is also NAME_maps.png: the picture, albedo, normal, roughness, metallic and occlusion in a row.
 
     `cameras` is a transforms.json whose camera-to-world matrices (OpenGL axes, metres) lead to the reference
     frame, so that a capture's own cameras can be given. A picture is named after its frame's `file_path`.
@@ -157,7 +198,11 @@ def render_model(model_dir: Path, cameras: Path, out_dir: Path, progress: Progre
     progress.start("render", len(views))
     for view in views:
         moved = replace(view, camera_to_world=reference_to_model @ view.camera_to_world)
-        Image.fromarray(to_rgba8(renderer.draw(moved))).save(out_dir / f"{view.name}.png")
+        picture = to_rgba8(renderer.draw(moved))
+        Image.fromarray(picture).save(out_dir / f"{view.name}.png")
+        if maps:
+            row = [picture, *(to_rgba8(layer) for layer in renderer.draw_maps(moved).values())]
+            Image.fromarray(np.concatenate(row, axis=1)).save(out_dir / f"{view.name}_maps.png")
         progress.advance()
 
 
