@@ -1,5 +1,6 @@
 """A small dataset with a known answer: a coloured ball seen from all sides, drawn by casting rays."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -37,7 +38,9 @@ def camera_centres(count: int, distance: float = 2.0) -> np.ndarray:
     return distance * np.stack([ring * np.cos(turn), height, ring * np.sin(turn)], axis=1)
 
 
-def ray_cast(camera_to_unit: np.ndarray, side: int, flash: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def ray_cast(
+    camera_to_unit: np.ndarray, side: int, flash: float = 0.0, color_of: Callable[[np.ndarray], np.ndarray] = color_srgb
+) -> tuple[np.ndarray, np.ndarray]:
     """Return sRGB (side, side, 3) and coverage (side, side), float, top row first.
 
     `flash` is the share of the light that comes from the camera; at the origin it shows the colours as they are.
@@ -54,7 +57,7 @@ def ray_cast(camera_to_unit: np.ndarray, side: int, flash: float = 0.0) -> tuple
     normals = (distance[..., None] * directions - to_ball) / RADIUS
     facing = np.clip(-(normals * directions).sum(axis=-1), 0, 1)
     lamp = facing * (camera_to_unit[:3, 3] @ camera_to_unit[:3, 3]) / np.maximum(distance, 1e-6) ** 2
-    color = (color_srgb(normals) + 0.055) * (1 - flash + flash * lamp)[..., None] ** (1 / 2.4) - 0.055
+    color = (color_of(normals) + 0.055) * (1 - flash + flash * lamp)[..., None] ** (1 / 2.4) - 0.055
     color = np.where(hit[..., None], color, 0.0)
 
     def pooled(values: np.ndarray) -> np.ndarray:
@@ -71,6 +74,7 @@ def write_dataset(
     heldout_every: int = 6,
     exposure: np.ndarray | None = None,
     flash: float = 0.0,
+    color_of: Callable[[np.ndarray], np.ndarray] = color_srgb,
 ) -> Dataset:
     """Write the dataset's images, masks and dataset.json; `exposure` multiplies each view's linear light."""
     (folder / "images").mkdir(parents=True)
@@ -79,7 +83,7 @@ def write_dataset(
     frames = []
     for k, centre in enumerate(centres):
         camera_to_unit = look_at(centre)
-        color, coverage = ray_cast(camera_to_unit, side, flash)
+        color, coverage = ray_cast(camera_to_unit, side, flash, color_of)
         if exposure is not None:  # sRGB is a power of light above its toe
             color = (color + 0.055) * exposure[k] ** (1 / 2.4) - 0.055
         name = f"{k:06d}.png"
