@@ -2,9 +2,11 @@
 
 import importlib
 import os
+import tempfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -116,3 +118,67 @@ def reconstruct(
         console.print(times)
     if json_:
         print_json({"method": asdict(figures), "kernels": [asdict(kernel) for kernel in kernels]})
+
+
+@app.command("preprocessing")
+def preprocessing(
+    data: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Captures: folders with capture/ and truth/, or captures without truth, which get the noise table "
+            "only. Without any, a small one is drawn."
+        ),
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option("--network", help="Measure masks by this ONNX network too: path or name.")
+    ] = None,
+    effect: Annotated[
+        bool, typer.Option("--effect/--no-effect", help="Also reconstruct with each kind of poses and masks.")
+    ] = True,
+    preset: PresetOption = Preset.DRAFT,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Measure poses and masks against the truth, and what their errors cost the model."""
+    module = importlib.import_module("preprocessing.benchmark")  # by name: scan2twin depends on no stage
+    settings = configuration(preset, config, set_)
+    found: dict[str, Any] = {}
+    sources: list[Path | None] = [*data] if data else [None]
+    for source in sources:
+        with tempfile.TemporaryDirectory(prefix="scan2twin-benchmark-") as folder:
+            work, progress = Path(folder), make_progress()
+            try:
+                drawn = importlib.import_module("preprocessing.synthetic_capture").make_synthetic_capture
+                folder_with_truth = source or drawn(work / "painted-box")
+                benchmark = module.Benchmark(folder_with_truth, work / "stages", settings, progress)
+                found[benchmark.name] = {"warnings": benchmark.warnings}
+                for title, measure in (
+                    ("poses", benchmark.pose_table),
+                    ("noise", benchmark.noise_table),
+                    ("masks", partial(benchmark.mask_table, network)),
+                    ("effect", benchmark.effect_table if effect else list),
+                ):
+                    rows = [asdict(row) for row in measure()]
+                    found[benchmark.name][title] = rows
+                    progress.close()
+                    if rows:
+                        console.print(_figures_table(f"{benchmark.name}: {title}", rows))
+            finally:
+                progress.close()
+    if json_:
+        print_json(found)
+
+
+def _figures_table(title: str, rows: list[dict[str, Any]]) -> Table:
+    """Return a table with the rows' keys as its columns."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, float):
+            return f"{value:.4g}"
+        return " ".join(map(str, value)) if isinstance(value, list | tuple) else "-" if value is None else str(value)
+
+    table = Table(*(name.replace("_", " ") for name in rows[0]), title=title)
+    for row in rows:
+        table.add_row(*map(text, row.values()))
+    return table
