@@ -72,9 +72,9 @@ def short_gaps(posed: Sequence[bool]) -> list[bool]:
     So it is in gaps of at most `MAX_GAP_FRAMES` frames between frames with poses (`posed`).
     """
     runs = [(known, len(list(run))) for known, run in groupby(posed)]
-    inner = [not known and count <= MAX_GAP_FRAMES for known, count in runs]
-    inner[:1] = inner[-1:] = [False]
-    return [short for short, (_, count) in zip(inner, runs, strict=True) for _ in range(count)]
+    last = len(runs) - 1
+    short = [not known and count <= MAX_GAP_FRAMES and 0 < k < last for k, (known, count) in enumerate(runs)]
+    return [bridged for bridged, (_, count) in zip(short, runs, strict=True) for _ in range(count)]
 
 
 def anchor_tracks(frames: Sequence[ConditionedFrame]) -> dict[str, AnchorTrack]:

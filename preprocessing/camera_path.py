@@ -21,6 +21,7 @@ def plot_camera_path(path: Path, posed: PosedFrames, refined: NDArray[np.float64
     """
     given = np.array([frame.camera_to_reference for frame in posed.frames])
     kept = [row for row in range(len(given)) if row not in dropped]
+    tracked = [row for row in kept if not posed.frames[row].guessed]  # a guess is not the tracker's error
     size = 0.15 * float(np.median(np.linalg.norm(given[:, :3, 3] - posed.object.center, axis=1)))
     figure = Figure(figsize=(11, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -37,8 +38,8 @@ def plot_camera_path(path: Path, posed: PosedFrames, refined: NDArray[np.float64
         axes.plot(position[kept, right], position[kept, up], "-", color="0.8", linewidth=1, zorder=1)
         axes.quiver(position[kept, right], position[kept, up], forward[kept, right] * size, forward[kept, up] * size,
                     angles="xy", scale_units="xy", scale=1, color="tab:blue", width=0.003, label="camera")  # fmt: skip
-        correction = MAGNIFY * (position - given[:, :3, 3])[kept]
-        axes.quiver(position[kept, right], position[kept, up], -correction[:, right], -correction[:, up],
+        correction = MAGNIFY * (position - given[:, :3, 3])[tracked]
+        axes.quiver(position[tracked, right], position[tracked, up], -correction[:, right], -correction[:, up],
                     angles="xy", scale_units="xy", scale=1, color="tab:orange", width=0.003,
                     label=f"tracker's error × {MAGNIFY}")  # fmt: skip
         rows = sorted(dropped)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation, Slerp
 
-from preprocessing.anchors import find_corrections, interpolate_poses, relative_poses, smooth_anchor
+from preprocessing.anchors import find_corrections, interpolate_poses, relative_poses, short_gaps, smooth_anchor
 from preprocessing.compensate_poses import (
     anchor_tilt_deg,
     pose_matrices,
@@ -217,6 +218,13 @@ class TestFramesWithoutAPose:
         assert not (tmp_path / "poses.json").exists()
 
 
+@given(st.lists(st.booleans(), max_size=30))
+def test_short_gaps_are_the_inner_runs_of_at_most_three(posed):
+    text = "".join("x" if known else "." for known in posed)
+    inner = [match.span() for match in re.finditer(r"(?<=x)\.{1,3}(?=x)", text)]
+    assert short_gaps(posed) == [any(low <= k < high for low, high in inner) for k in range(len(posed))]
+
+
 class TestSeveralAnchors:
     """A support anchor stands 0.5 m beside the reference anchor; cameras near it are taken relative to it."""
 
@@ -330,6 +338,19 @@ class TestPoseTimes:
         back = Rotation.concatenate([found[:30], found[30:] * Rotation.from_euler("z", 90, degrees=True)])
         steps_deg = np.degrees((back[1:].inv() * back[:-1]).magnitude())
         assert steps_deg.max() < 6.5
+
+    def test_repeated_times_do_no_harm(self, tmp_path):
+        document = conditioned(orbit(60), None)
+        for k, frame in enumerate(document.frames):
+            frame.t, frame.pose_t = float(k // 3), k // 3 + 0.02  # three poses and images of each time
+        _, posed = compensate(tmp_path, document)
+        assert np.isfinite(matrices(posed)).all()
+        path = pose_matrices(*orbit(60))[::3]  # of poses of one time the first counts
+        assert np.linalg.norm(matrices(posed)[::3, :3, 3] - path[:, :3, 3], axis=1).max() < 0.02 * 0.2
+        same = conditioned(orbit(60), None)
+        for frame in same.frames:
+            frame.t = 1.0  # a recorder without a clock
+        np.testing.assert_allclose(matrices(compensate(tmp_path, same)[1]), pose_matrices(*orbit(60)), atol=1e-12)
 
     def test_poses_far_from_their_images_in_time_are_told(self, tmp_path):
         document = conditioned(orbit(24), None)
