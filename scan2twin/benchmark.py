@@ -27,7 +27,7 @@ from scipy.spatial.transform import Rotation
 
 from scan2twin.config import PipelineConfig
 from scan2twin.errors import InputError, ReconstructionError
-from scan2twin.importers.llff import import_llff
+from scan2twin.importers import as_bundle
 from scan2twin.progress import Progress
 from scan2twin.runner import import_capture, output_folder, run_stage
 from scan2twin.stages import STAGES
@@ -209,7 +209,7 @@ def benchmark_capture(
 
 @contextmanager
 def mask_dataset(source: Path, config: PipelineConfig, progress: Progress) -> Iterator[Path]:
-    """Yield the dataset folder that `source` is, or what the stages up to `mask` make of a capture or an LLFF folder.
+    """Yield the dataset folder that `source` is, or what the stages up to `mask` make of a capture or an imported scan.
 
     Raises:
         InputError: `source` is none of these, or a stage refuses it.
@@ -220,11 +220,9 @@ def mask_dataset(source: Path, config: PipelineConfig, progress: Progress) -> It
         return
     with tempfile.TemporaryDirectory(prefix="scan2twin-benchmark-") as temporary:
         folder = Path(temporary)
-        if (source / "poses_bounds.npy").is_file():
-            import_llff(source, folder / "capture")
-            source = folder / "capture"
         store = open_store(str(folder / "store"))
-        capture_id = import_capture(store, source)
+        with as_bundle(source, progress) as (bundle, _):
+            capture_id = import_capture(store, bundle)
         for stage in STAGES[: 1 + [stage.name for stage in STAGES].index("mask")]:
             manifest = run_stage(store, capture_id, stage.name, config, progress).manifest
         download(store, output_folder(capture_id, stage, manifest.fingerprint), manifest, folder / "mask")

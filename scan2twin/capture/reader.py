@@ -107,6 +107,21 @@ def check_bundle(folder: Path) -> list[str]:
     return faults + [f"{quoted(name)}: listed in capture.json but not in the folder; copy it" for name in missing]
 
 
+def is_bundle(path: Path) -> bool:
+    """Tell whether `path` is meant as a capture bundle: a folder or a zip with a bundle's document in it, whole or not.
+
+    Another tool's scan is not, even as a zip; a zip that cannot be opened is, for a reader that says what is wrong.
+    """
+    documents = {CAPTURE_FILE, FRAMES_FILE}
+    if path.is_dir():
+        return any((path / name).exists() for name in documents)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.rsplit("/", 1)[-1] in documents for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile, ValueError):
+        return path.suffix.lower() == ".zip"
+
+
 def document_faults(document: CaptureDocument, frames: Sequence[FrameRecord]) -> list[str]:
     """Return where capture.json and frames.jsonl contradict themselves or each other."""
     faults = [f"{CAPTURE_FILE}: files: {fault}" for fault in list_faults(file.name for file in document.files)]

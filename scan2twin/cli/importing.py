@@ -1,30 +1,45 @@
 """`scan2twin import`: a scan from elsewhere as a capture bundle."""
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from scan2twin.cli.options import console
+from scan2twin.cli.options import console, make_progress
 from scan2twin.errors import InputError
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(help="LLFF folder: images/, poses_bounds.npy, optional masks/.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A scan of another tool, folder, zip or file: transforms.json (nerfstudio, instant-ngp, NeRFCapture, "
+            "Blender), Polycam raw data, Record3D .r3d, Stray Scanner, COLMAP, LLFF, a folder of photos, a video."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder for the capture bundle; must not exist.")],
-    capture_id: Annotated[str | None, typer.Option("--id", help="Capture id. Default: from the folder's name.")] = None,
+    capture_id: Annotated[str | None, typer.Option("--id", help="Capture id. Default: from the source's name.")] = None,
+    metres_per_unit: Annotated[
+        float | None,
+        typer.Option("--metres-per-unit", min=1e-6, help="True length of the scan's unit, where the scan has none."),
+    ] = None,
+    max_frames: Annotated[
+        int, typer.Option("--max-frames", min=3, max=2000, help="Frames taken of a video or a recording at most.")
+    ] = 200,
 ) -> None:
-    """Turn a scan of another tool into a capture bundle, ready for `scan2twin run`."""
-    from scan2twin.importers.llff import import_llff  # pulls in image libraries
+    """Turn a scan of another tool into a capture bundle, ready for `scan2twin run`, which also takes it directly."""
+    from scan2twin.importers import import_scan  # pulls in image libraries
 
     if out.exists():
         raise InputError(f"--out {out}: exists already; name a folder that does not")
-    partial = out.with_name(f".{out.name}.part")
+    progress = make_progress()
     try:
-        partial.mkdir(parents=True)
-        name = import_llff(source, partial, capture_id)
-        partial.rename(out)
+        imported = import_scan(source, out, capture_id, metres_per_unit, max_frames, progress)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    console.print(f"capture [bold]{name}[/] written to {out}")
+        progress.close()
+    for warning in imported.warnings:
+        console.print("[yellow]warning:[/]", end=" ")
+        console.print(warning, markup=False)
+    console.print(
+        f"{imported.kind}: capture [bold]{imported.capture_id}[/], {imported.frames} frames, written to {out}"
+    )

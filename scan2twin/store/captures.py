@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 
 from scan2twin.capture.models import MAX_UNPACKED_BYTES
 from scan2twin.capture.names import list_faults
-from scan2twin.capture.reader import CAPTURE_FILE, check_bundle, unpack
+from scan2twin.capture.reader import CAPTURE_FILE, check_bundle, is_bundle, unpack
 from scan2twin.errors import CaptureError, InputError, IntegrityError, MissingArtifactError, NotFoundError
 from scan2twin.store.artifacts import download_files
 from scan2twin.store.base import ArtifactStore, disk_errors
@@ -79,13 +79,20 @@ def check_capture_id(capture_id: str) -> str:
 
 
 def import_capture(store: ArtifactStore, path: Path) -> str:
-    """Put a capture (a folder or a .zip of it) into the store and return its id.
+    """Put a capture (a folder or a .zip of it, or a scan of another tool) into the store and return its id.
 
     The same content already there is left alone; other content under the same id is replaced. Raises CaptureError
     if the bundle breaks the capture format; then nothing is stored.
     """
     if not path.exists():
         raise CaptureError(f"{path}: there is no such folder or file; give a capture's folder or its .zip")
+    if not is_bundle(path):
+        from scan2twin.importers import as_bundle  # pulls in image libraries
+
+        with as_bundle(path) as (bundle, imported):
+            for warning in imported.warnings if imported else ():
+                log.warning("import: %s", warning)
+            return import_capture(store, bundle)
     with tempfile.TemporaryDirectory(prefix="scan2twin-import-") as temporary:
         folder = path
         if not path.is_dir():

@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation
 
 from scan2twin.capture.reader import read_capture
 from scan2twin.errors import CaptureError
-from scan2twin.importers.llff import import_llff
+from scan2twin.importers import import_scan
 
 SIZE = (64, 48)
 FOCAL = 70.0
@@ -51,7 +51,7 @@ def scan(tmp_path: Path) -> tuple[Path, np.ndarray]:
 
 def test_known_points_fall_on_the_same_pixels(scan: tuple[Path, np.ndarray], tmp_path: Path) -> None:
     source, pixels = scan
-    assert import_llff(source, tmp_path / "bundle") == "scan"
+    assert import_scan(source, tmp_path / "bundle").capture_id == "scan"
     capture = read_capture(tmp_path / "bundle")
     # The bundle's world may be turned about +Y against ours: find by how much from the cameras' places.
     ours = [look_at_origin(np.array([2 * np.cos(a), 0.8, 2 * np.sin(a)]))[:3, 3] for a in np.arange(10) * np.pi / 5]
@@ -72,17 +72,17 @@ def test_known_points_fall_on_the_same_pixels(scan: tuple[Path, np.ndarray], tmp
     ("harm", "said"),
     [
         (lambda scan: (scan / "images" / "IMG_3.png").unlink(), "9 photos"),
-        (lambda scan: (scan / "poses_bounds.npy").unlink(), "poses_bounds.npy: missing"),
+        (lambda scan: (scan / "images").rename(scan / "photos"), "0 photos in images/"),
         (lambda scan: (scan / "poses_bounds.npy").write_bytes(b"\x93NUMPY junk"), "not a NumPy array"),
-        (lambda scan: np.save(scan / "poses_bounds.npy", np.zeros((10, 16))), "expected N×17"),
+        (lambda scan: np.save(scan / "poses_bounds.npy", np.zeros((10, 16))), "expected an array of N×17"),
         (lambda scan: np.save(scan / "poses_bounds.npy", np.full((10, 17), np.nan)), "not finite"),
         (lambda scan: np.save(scan / "poses_bounds.npy", np.array([{}] * 10), allow_pickle=True), "not a NumPy array"),
-        (lambda scan: (scan / "images" / "IMG_3.png").write_bytes(b"cut"), "IMG_3.png: not a readable image"),
+        (lambda scan: (scan / "images" / "IMG_3.png").write_bytes(b"cut"), "IMG_3.png: not a readable photo"),
         (lambda scan: Image.new("RGB", (64, 64)).save(scan / "images" / "IMG_3.png"), "IMG_3.png: 64×64"),
     ],
 )
 def test_wrong_folders_are_refused(scan, tmp_path, harm, said) -> None:  # type: ignore[no-untyped-def]
     harm(scan[0])
     with pytest.raises(CaptureError, match=said):
-        import_llff(scan[0], tmp_path / "bundle")
+        import_scan(scan[0], tmp_path / "bundle")
     assert not (tmp_path / "bundle" / "capture.json").exists()

@@ -124,7 +124,7 @@ def test_a_path_that_is_no_capture_is_refused(store: ArtifactStore, tmp_path: Pa
     with pytest.raises(CaptureError, match="no such folder or file"):
         import_capture(store, tmp_path / "absent")
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(CaptureError, match="not a whole zip"):
+    with pytest.raises(CaptureError, match="not a scan that is known here"):
         import_capture(store, tmp_path / "notes.txt")
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("../../capture.json", "{}")
