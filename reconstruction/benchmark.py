@@ -17,11 +17,14 @@ import torch
 import trimesh
 from numpy.typing import NDArray
 
+from reconstruction.albedo import albedo_psnr, textured_points
+from reconstruction.atlas import UvMesh
 from reconstruction.cameras import clip_from_camera, inverse_rigid, to_clip
 from reconstruction.closest_point import TriangleTree
 from reconstruction.color import linear_to_srgb, srgb_to_linear
 from reconstruction.data import load_views
 from reconstruction.field import MaterialField
+from reconstruction.gltf import read_glb
 from reconstruction.isosurface import extract_topology
 from reconstruction.optimise import Optimiser
 from reconstruction.rasterizer import get_rasterizer
@@ -59,6 +62,7 @@ class MethodFigures:
     mask_iou: float | None
     triangles: int
     chamfer_percent: float | None  # mean of both directions, % of the truth's bounding-box diagonal
+    albedo_psnr: float | None  # of the base colour, dB, after the best factor a channel
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,9 @@ class KnownMesh:
         self._faces = torch.tensor(np.asarray(mesh.faces), dtype=torch.int32)
         uv = np.asarray(mesh.visual.uv)
         self._uv = torch.tensor(np.stack([uv[:, 0], 1 - uv[:, 1]], axis=1), dtype=torch.float32)
-        texture = np.asarray(image.convert("RGB"), np.float32) / 255
-        self._texture = srgb_to_linear(torch.from_numpy(texture))[None].contiguous()
+        self._image = np.asarray(image.convert("RGB"))
+        texture = torch.from_numpy(self._image.astype(np.float32) / 255)
+        self._texture = srgb_to_linear(texture)[None].contiguous()
         self._rasterizer = get_rasterizer("numba", torch.device("cpu"))
 
     def write_dataset(
@@ -144,8 +149,16 @@ class KnownMesh:
         srgb = linear_to_srgb(pooled[..., :3] / coverage.clamp(min=1e-6))
         return np.asarray((torch.cat([srgb, coverage], dim=2) * 255).round().byte().flip(0).numpy())
 
-    def chamfer_percent(self, mesh: trimesh.Trimesh) -> float:
-        """Return the mean distance between the surfaces, both ways, in % of this mesh's bounding-box diagonal."""
+    def albedo_psnr(self, mesh: UvMesh, base_color: NDArray[np.uint8]) -> float:
+        """Return how true a model's base colour (S, S, 3) sRGB is: see `reconstruction.albedo`."""
+        points, albedo = textured_points(
+            self.mesh.vertices, self.mesh.faces, self._uv.numpy(), self._image, SURFACE_SAMPLES
+        )
+        return albedo_psnr(mesh, base_color, points, albedo)
+
+    def chamfer_percent(self, vertices: NDArray[np.float32], faces: NDArray[np.int32]) -> float:
+        """Return the mean distance to a mesh's surface, both ways, in % of this mesh's bounding-box diagonal."""
+        mesh = trimesh.Trimesh(vertices, faces, process=False)
         distances = [
             TriangleTree(onto.vertices, onto.faces).query(trimesh.sample.sample_surface(of, SURFACE_SAMPLES, seed=0)[0])
             for of, onto in ((mesh, self.mesh), (self.mesh, mesh))
@@ -197,7 +210,7 @@ def benchmark_dataset(
             started = time.process_time()
             metrics[name] = stage_named(name).load()(StageInputs(folders), folders[name], section, progress).metrics
             seconds[name] = round(time.process_time() - started, 1)
-        model = trimesh.load_scene(folders["export"] / "model.glb").to_mesh()
+        mesh, material = read_glb(folders["export"] / "model.glb")
     finished = metrics["export"]
     return MethodFigures(
         dataset=Dataset.read(dataset / "dataset.json").capture_id,
@@ -214,7 +227,8 @@ def benchmark_dataset(
         heldout_ssim=finished.get("heldout_ssim"),
         mask_iou=finished.get("mask_iou_heldout"),
         triangles=finished["triangles"],
-        chamfer_percent=truth.chamfer_percent(model) if truth else None,
+        chamfer_percent=truth.chamfer_percent(mesh.vertices, mesh.faces) if truth else None,
+        albedo_psnr=truth.albedo_psnr(mesh, material.base_color) if truth else None,
     )
 
 

@@ -28,7 +28,8 @@ def ball(tmp_path_factory):
 def optimiser(ball, **options):
     folder, dataset = ball
     views, _ = load_views(folder, dataset, "train", 64)
-    return Optimiser(views, BOX, ReconstructConfig(resolution=64, grid=16, **options), RASTERIZER)
+    config = ReconstructConfig(**{"resolution": 64, "grid": 16, "appearance": "flash", **options})
+    return Optimiser(views, BOX, config, RASTERIZER)
 
 
 def mesh_of(optimiser):
@@ -38,7 +39,7 @@ def mesh_of(optimiser):
 
 
 def test_a_ball_is_recovered(ball):
-    fitted = optimiser(ball, iterations=160, appearance="flash")
+    fitted = optimiser(ball, iterations=160)
     losses = [step.loss for step in fitted.run()]
     assert np.mean(losses[-20:]) < 0.25 * np.mean(losses[:20])
     mesh = mesh_of(fitted)
@@ -105,7 +106,7 @@ def test_exposure_of_each_view_is_found(tmp_path):
     gains = np.exp(np.linspace(-0.25, 0.25, 18))
     np.random.default_rng(0).shuffle(gains)
     dataset = write_dataset(tmp_path, camera_centres(18), heldout_every=0, exposure=gains)
-    fitted = optimiser((tmp_path, dataset), iterations=300, appearance="flash")
+    fitted = optimiser((tmp_path, dataset), iterations=300)
     for _ in fitted.run():
         pass
     found = fitted.gains().detach().numpy().mean(axis=1)
@@ -128,7 +129,7 @@ def test_pixels_beyond_the_photo_change_nothing(tmp_path):
     dataset = write_dataset(tmp_path, camera_centres(12), heldout_every=0)
     for frame in dataset.frames[:4]:
         frame.photo = PixelRectangle(left=30.5, top=0.0, right=64.0, bottom=64.0)
-    config, results = ReconstructConfig(resolution=64, grid=16, iterations=60), []
+    config, results = ReconstructConfig(resolution=64, grid=16, iterations=60, appearance="flash"), []
     for paint in (0, 200):
         for frame in dataset.frames[:4]:
             for name in (frame.image, frame.mask):

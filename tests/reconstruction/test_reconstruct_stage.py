@@ -105,7 +105,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(ball, result, tmp_path
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut short"])
 def test_a_broken_checkpoint_is_no_obstacle(ball, tmp_path, content):
     (tmp_path / checkpoint.FILE).write_bytes(content)
-    short = ReconstructConfig(iterations=2, resolution=32, grid=8)
+    short = ReconstructConfig(iterations=2, resolution=32, grid=8, appearance="flash")
     assert reconstruct(ball, tmp_path / "out", short, checkpoints=tmp_path).metrics["triangles"] > 0
 
 
@@ -141,7 +141,7 @@ def test_empty_and_full_masks_are_left_out_with_a_word(ball, tmp_path):
         for frame, value in zip(dataset.frames[:2], (0, 255), strict=True):
             cv2.imwrite(str(folder / frame.mask), np.full((64, 64), value, np.uint8))
 
-    short = ReconstructConfig(iterations=2, resolution=32, grid=8)
+    short = ReconstructConfig(iterations=2, resolution=32, grid=8, appearance="flash")
     warnings = reconstruct(edit(ball, tmp_path, change), tmp_path / "out", short).warnings
     assert any("masks/000000.png: view left out, its mask is empty" in w for w in warnings)
     assert any("masks/000001.png: view left out, its mask is full" in w for w in warnings)
@@ -180,7 +180,7 @@ def test_a_missing_and_a_misshapen_image_are_both_named(ball, tmp_path):
 
 def test_a_dataset_without_heldout_views_says_that_quality_is_unknown(tmp_path):
     write_dataset(tmp_path / "all", camera_centres(9), heldout_every=0)
-    short = ReconstructConfig(iterations=2, resolution=32, grid=8)
+    short = ReconstructConfig(iterations=2, resolution=32, grid=8, appearance="flash")
     stage = reconstruct(tmp_path / "all", tmp_path / "out", short)
     assert stage.metrics["heldout_psnr"] is None
     assert "no view was held out, so the model's quality on new views is not measured" in stage.warnings
@@ -196,7 +196,11 @@ def test_a_field_of_another_format_is_refused(tmp_path):
 
 
 def test_tensorboard_gets_scalars_and_pictures_when_asked(ball, tmp_path):
-    reconstruct(ball, tmp_path / "out", ReconstructConfig(iterations=20, resolution=32, grid=8, tensorboard=True))
+    reconstruct(
+        ball,
+        tmp_path / "out",
+        ReconstructConfig(iterations=20, resolution=32, grid=8, appearance="flash", tensorboard=True),
+    )
     events = EventAccumulator(str(tmp_path / "out" / "tensorboard"), size_guidance={"images": 0})
     events.Reload()
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
@@ -216,7 +220,7 @@ def test_tensorboard_gets_scalars_and_pictures_when_asked(ball, tmp_path):
 
 
 def test_tensorboard_asked_for_and_not_installed_is_named(ball, tmp_path, monkeypatch):
-    config = ReconstructConfig(iterations=2, resolution=32, grid=8, tensorboard=True)
+    config = ReconstructConfig(iterations=2, resolution=32, grid=8, appearance="flash", tensorboard=True)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(ConfigError, match="TensorBoard is not installed"):
         reconstruct(ball, tmp_path / "out", config)
