@@ -6,7 +6,7 @@ and the day, so running an interval again starts only what is new. Archived days
 backfill.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param, task
@@ -17,12 +17,20 @@ from scan2twin.config import Preset
 
 settings = RunnerSettings.from_environment()
 
+
+def days_of(dag_run: Any) -> tuple[date, date]:
+    """Return the first and the last day of a run: its interval's, or yesterday for a run that was started by hand."""
+    end = dag_run.data_interval_end or dag_run.run_after
+    start = dag_run.data_interval_start or end - timedelta(days=1)
+    return start.date(), max(start.date(), end.date() - timedelta(days=1))
+
+
 with DAG(
     dag_id="nightly_reconstruction",
     description="A model of every capture of the day",
     doc_md=__doc__,
     schedule=CronDataIntervalTimetable(settings.nightly_cron, timezone="UTC"),
-    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    start_date=datetime(2020, 1, 1, tzinfo=UTC),  # the earliest day that a backfill may ask for
     catchup=False,
     is_paused_upon_creation=True,  # unpausing it runs the last interval at once
     max_active_runs=2,  # of a backfill; the captures' own runs are bounded by reconstruct_capture
@@ -37,23 +45,22 @@ with DAG(
 ):  # fmt: skip
 
     @task
-    def select(data_interval_start: Any = None, data_interval_end: Any = None, params: Any = None) -> list[list[str]]:
+    def select(dag_run: Any = None, params: Any = None) -> list[list[str]]:
         """Return the captures to run, in chunks that are one task's work each."""
         # Imported where they are needed: they bring the store's client along.
         from scan2twin.batch import chunks, select_captures
         from scan2twin.config import resolve_config
         from scan2twin.store import open_store
 
-        last = max(data_interval_start.date(), data_interval_end.date() - timedelta(days=1))
-        config = resolve_config(params["preset"], {})
-        found = select_captures(open_store(), data_interval_start.date(), last, config)
-        print(f"{len(found)} captures recorded from {data_interval_start.date()} to {last} have no model yet")
+        first, last = days_of(dag_run)
+        found = select_captures(open_store(), first, last, resolve_config(params["preset"], {}))
+        print(f"{len(found)} captures recorded from {first} to {last} have no model yet")
         return list(chunks(found))
 
     @task(map_index_template="{{ task.op_kwargs['capture_ids'] | length }} captures")
-    def start(capture_ids: list[str], data_interval_start: Any = None, params: Any = None) -> list[str]:
+    def start(capture_ids: list[str], dag_run: Any = None, params: Any = None) -> list[str]:
         """Start a run for each capture of a chunk."""
-        day = f"{data_interval_start:%Y%m%d}"
+        day = f"{days_of(dag_run)[0]:%Y%m%d}"
         return start_runs(capture_ids, lambda capture_id: f"{capture_id}__{day}", {"preset": params["preset"]})
 
     start.expand(capture_ids=select())

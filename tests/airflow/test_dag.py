@@ -1,10 +1,13 @@
 """The DAG file: it loads, has one task a stage in order, and imports nothing heavy."""
 
 import os
+import runpy
 import subprocess
 import sys
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -113,3 +116,21 @@ def test_every_wrong_setting_is_named() -> None:
 def test_the_kubernetes_runner_refuses_to_guess_the_store() -> None:
     with pytest.raises(ConfigError, match="SCAN2TWIN_STORE"):
         RunnerSettings.from_environment({"SCAN2TWIN_RUNNER": "kubernetes"})
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "days"),
+    [
+        ("2026-11-22T02:00", "2026-11-23T02:00", ("2026-11-22", "2026-11-22")),  # a night
+        ("2026-11-16T00:00", "2026-11-23T00:00", ("2026-11-16", "2026-11-22")),  # a weekly schedule
+        (None, None, ("2026-11-22", "2026-11-22")),  # started by hand
+    ],
+)
+def test_a_night_looks_at_the_days_that_are_over(start: str | None, end: str | None, days: tuple[str, str]) -> None:
+    days_of = runpy.run_path(str(ROOT / "dags/nightly_reconstruction.py"))["days_of"]
+    run = SimpleNamespace(
+        data_interval_start=start and datetime.fromisoformat(start),
+        data_interval_end=end and datetime.fromisoformat(end),
+        run_after=datetime(2026, 11, 23, 14, tzinfo=UTC),
+    )
+    assert tuple(map(str, days_of(run))) == days

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -84,12 +85,16 @@ class Studio:
         labels = [metadata["labels"] for metadata in self.cluster.started]
         return [label["scan2twin/stage"] for label in labels if label["scan2twin/capture"] == capture_id]
 
-    def kill_and_restart_scheduler(self) -> None:
-        """End the scheduler as a power cut would, and start another one."""
+    @contextmanager
+    def without_scheduler(self) -> Iterator[None]:
+        """End the scheduler as a power cut would, and start another one at the end."""
         scheduler = self.airflow._processes["scheduler"]
         scheduler.kill()
         scheduler.wait()
-        self.airflow._start("scheduler", ["scheduler", "--skip-serve-logs"])
+        try:
+            yield
+        finally:
+            self.airflow._start("scheduler", ["scheduler", "--skip-serve-logs"])
 
     def wait_for(self, what: str, look: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + LIMIT_S
