@@ -109,7 +109,6 @@ class Benchmark:
         truth = source / "truth"
         if truth.is_dir() and (missing := [n for n in ("mesh.obj", "poses.json", "masks") if not (truth / n).exists()]):
             raise InputError(f"benchmark: {truth}: no {', '.join(missing)}; see docs/preprocessing-poses.md")
-        self.name = source.resolve().name
         self.truth = Truth(truth) if truth.is_dir() else None
         self._work, self._config, self._progress = work, config, progress
         folders, manifests = {CAPTURE: capture}, dict[str, Mapping[str, object]]()
@@ -122,7 +121,9 @@ class Benchmark:
             manifests[name] = {"metrics": dict(result.metrics)}
             self.warnings += [f"{name}: {warning}" for warning in result.warnings]
         self._inputs = StageInputs(folders, manifests)
-        self._numbers = [frame.i for frame in read_capture(capture).frames]
+        recorded = read_capture(capture)
+        self.name = recorded.document.capture_id
+        self._numbers = [frame.i for frame in recorded.frames]
         self._conditioned = ConditionedFrames.read(folders["condition"] / "cameras.json")
 
     def pose_table(self) -> list[PoseFigures]:

@@ -3,6 +3,7 @@
 import importlib
 import os
 import tempfile
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -125,8 +126,8 @@ def preprocessing(
     data: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Captures: folders with capture/ and truth/, or captures without truth, which get the noise table "
-            "only. Without any, a small one is drawn."
+            help="Folders with capture/ and truth/; or captures and other scans without truth, which get the noise "
+            "table only. Without any, a small capture is drawn."
         ),
     ] = None,
     network: Annotated[
@@ -141,17 +142,24 @@ def preprocessing(
     json_: JsonOption = False,
 ) -> None:
     """Measure poses and masks against the truth, and what their errors cost the model."""
+    from scan2twin.importers import as_bundle
+
     module = importlib.import_module("preprocessing.benchmark")  # by name: scan2twin depends on no stage
     settings = configuration(preset, config, set_)
     found: dict[str, Any] = {}
     sources: list[Path | None] = [*data] if data else [None]
     for source in sources:
-        with tempfile.TemporaryDirectory(prefix="scan2twin-benchmark-") as folder:
+        with tempfile.TemporaryDirectory(prefix="scan2twin-benchmark-") as folder, ExitStack() as stack:
             work, progress = Path(folder), make_progress()
             try:
-                drawn = importlib.import_module("preprocessing.synthetic_capture").make_synthetic_capture
-                folder_with_truth = source or drawn(work / "painted-box")
-                benchmark = module.Benchmark(folder_with_truth, work / "stages", settings, progress)
+                if source is None:
+                    draw = importlib.import_module("preprocessing.synthetic_capture").make_synthetic_capture
+                    data_folder = draw(work / "painted-box")
+                elif (source / "truth").is_dir():
+                    data_folder = source
+                else:
+                    data_folder = stack.enter_context(as_bundle(source, progress))[0]
+                benchmark = module.Benchmark(data_folder, work / "stages", settings, progress)
                 found[benchmark.name] = {"warnings": benchmark.warnings}
                 for title, measure in (
                     ("poses", benchmark.pose_table),
