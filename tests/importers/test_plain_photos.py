@@ -1,0 +1,117 @@
+"""Plain photos and a video: structure from motion on pictures of a textured corner whose cameras are known."""
+
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from scan2twin.capture.reader import check_bundle, read_capture
+from scan2twin.errors import CaptureError
+from scan2twin.importers import import_scan
+
+SIZE = (480, 360)
+FOCAL = 450.0
+OPENGL_TO_OPENCV = np.diag([1.0, -1.0, -1.0])
+
+
+def texture(seed: int) -> np.ndarray:
+    """Blobs of every size: features at every distance."""
+    rng = np.random.default_rng(seed)
+    layers = [cv2.resize(rng.normal(size=(n, n)), (512, 512), interpolation=cv2.INTER_CUBIC) for n in (16, 48, 128)]
+    return np.clip(128 + 45 * np.sum(layers, axis=0), 0, 255).astype(np.uint8)
+
+
+# Three faces of a cube's inside corner: each is where texture coordinates (0..1)² go: origin + s a + t b.
+FACES = [
+    (texture(k), np.array(origin, float), np.array(a, float), np.array(b, float))
+    for k, (origin, a, b) in enumerate(
+        [
+            ((-1, 0, -1), (2, 0, 0), (0, 0, 2)),
+            ((-1, 0, -1), (2, 0, 0), (0, 1.5, 0)),
+            ((-1, 0, -1), (0, 0, 2), (0, 1.5, 0)),
+        ]
+    )
+]
+
+
+def cameras(count: int) -> np.ndarray:
+    """Return (N, 4, 4) camera-to-world, OpenGL axes, on an arc before the corner."""
+    poses = np.tile(np.eye(4), (count, 1, 1))
+    for pose, angle in zip(poses, np.linspace(0.25, 1.25, count), strict=True):
+        position = np.array([3.2 * np.cos(angle), 1.4 + 0.3 * np.sin(7 * angle), 3.2 * np.sin(angle)])
+        back = position / np.linalg.norm(position)
+        right = np.cross([0.0, 1.0, 0.0], back)
+        right /= np.linalg.norm(right)
+        pose[:3] = np.column_stack([right, np.cross(back, right), back, position])
+    return poses
+
+
+def render(pose: np.ndarray) -> np.ndarray:
+    """Draw the corner: no face hides another from where the cameras stand."""
+    K = np.array([[FOCAL, 0, SIZE[0] / 2 - 0.5], [0, FOCAL, SIZE[1] / 2 - 0.5], [0, 0, 1]])
+    picture = np.full((SIZE[1], SIZE[0]), 90, np.uint8)
+    for pixels, origin, a, b in FACES:
+        plane = np.column_stack([a, b, origin - pose[:3, 3]])  # of (s, t, 1), relative to the camera
+        to_image = K @ OPENGL_TO_OPENCV @ pose[:3, :3].T @ plane @ np.diag([1 / 512, 1 / 512, 1])
+        picture = cv2.warpPerspective(
+            pixels, to_image, SIZE, dst=picture, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_TRANSPARENT
+        )
+    return picture
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for k, pose in enumerate(cameras(8)):
+        cv2.imwrite(str(folder / f"IMG_{k:02d}.jpg"), render(pose), [cv2.IMWRITE_JPEG_QUALITY, 95])
+    return folder
+
+
+def test_cameras_are_found_up_to_scale(photos: Path, tmp_path: Path) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    cv2.imwrite(str(tmp_path / "photos/other.jpg"), np.zeros((100, 50), np.uint8))
+    done = import_scan(tmp_path / "photos", tmp_path / "bundle")
+    assert (done.kind, done.frames) == ("photos", 8)
+    assert done.warnings[0].startswith("other.jpg: left out: 50×100 pixels, the others have 480×360")
+    assert check_bundle(tmp_path / "bundle") == []
+    capture = read_capture(tmp_path / "bundle")
+    assert not capture.document.scale.metric
+    found = np.array([frame.pose_world.p for frame in capture.frames])
+    truth = cameras(8)[:, :3, 3]
+    found_c, truth_c = found - found.mean(0), truth - truth.mean(0)
+    scale = np.linalg.norm(truth_c) / np.linalg.norm(found_c)
+    turn, _ = Rotation.align_vectors(truth_c, found_c)
+    assert np.abs(scale * turn.apply(found_c) - truth_c).max() < 0.02 * 3.5
+    k = capture.frames[0].intrinsics
+    assert k.fx == pytest.approx(FOCAL, rel=0.03)
+    assert (k.cx, k.cy) == pytest.approx((240, 180), abs=0.01)
+    for frame, pose in zip(capture.frames, cameras(8), strict=True):
+        difference = turn * Rotation.from_quat(frame.pose_world.q) * Rotation.from_matrix(pose[:3, :3]).inv()
+        assert np.degrees(difference.magnitude()) < 1.0
+    # The unit is the distance to what the cameras look at.
+    assert np.median(np.linalg.norm(found, axis=1)) == pytest.approx(1)
+
+
+def test_a_video_is_photos(tmp_path: Path) -> None:
+    video = cv2.VideoWriter(str(tmp_path / "walk.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, SIZE)
+    for pose in cameras(15):
+        video.write(cv2.cvtColor(render(pose), cv2.COLOR_GRAY2BGR))
+    video.release()
+    done = import_scan(tmp_path / "walk.mp4", tmp_path / "bundle", max_frames=6)
+    assert (done.kind, done.capture_id, done.frames) == ("video", "walk", 6)
+    assert len(read_capture(tmp_path / "bundle").frames) == 6
+
+
+def test_photos_of_nothing_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for k in range(4):
+        cv2.imwrite(str(tmp_path / f"photos/{k}.jpg"), np.full((120, 160), 60 + 40 * k, np.uint8))
+    with pytest.raises(CaptureError, match="structure from motion found no cameras"):
+        import_scan(tmp_path / "photos", tmp_path / "bundle")
+    (tmp_path / "photos/0.jpg").write_bytes(b"cut")
+    with pytest.raises(CaptureError, match=r"0\.jpg: not a readable photo"):
+        import_scan(tmp_path / "photos", tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
