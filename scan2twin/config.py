@@ -121,9 +121,9 @@ class MaskConfig(QualityLimits):
 class ReconstructConfig(Section):
     """Options of the reconstruct stage."""
 
-    iterations: int = Field(900, ge=1, le=100_000, description="optimisation steps, one view each")
+    iterations: int = Field(800, ge=1, le=100_000, description="optimisation steps, one view each")
     resolution: int = Field(256, ge=32, le=2048, description="side of the images optimised against, pixels")
-    grid: int = Field(40, ge=8, le=160, description="tetrahedral grid cells along the longest side, finest level")
+    grid: int = Field(44, ge=8, le=160, description="tetrahedral grid cells along the longest side, finest level")
     start: Literal["visual_hull", "sphere"] = Field("visual_hull", description="the shape the optimisation starts from")
     appearance: Literal["radiance", "flash", "environment"] = Field(
         "environment",
@@ -194,7 +194,7 @@ PRESETS: dict[Preset, dict[str, dict[str, Any]]] = {
     },
     Preset.STANDARD: {},
     Preset.HIGH: {
-        "reconstruct": {"iterations": 3000, "resolution": 512, "grid": 64},
+        "reconstruct": {"iterations": 3000, "resolution": 512, "grid": 72},
         "export": {"texture_size": 2048, "refine_iterations": 400},
     },
 }
