@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 VALIDATOR := $(if $(shell command -v npm),tests/node_modules/.package-lock.json)
 RECORDER := recorder-app/node_modules/.package-lock.json
 
-.PHONY: setup demo test lint format types lock clean recorder-lint recorder-test
+.PHONY: setup demo test lint format types docs lock clean recorder recorder-lint recorder-test
 
 setup: $(STAMP) $(VALIDATOR) $(if $(VALIDATOR),$(RECORDER))
 
@@ -26,6 +26,9 @@ tests/node_modules/.package-lock.json: tests/package.json tests/package-lock.jso
 $(RECORDER): recorder-app/package.json recorder-app/package-lock.json
 	npm ci --silent --prefix recorder-app
 	touch $@
+
+recorder: $(RECORDER) ## build the phone's app into the package
+	npm run --silent --prefix recorder-app build
 
 recorder-lint: $(RECORDER) ## types, eslint and prettier of the phone's app
 	npm run --silent --prefix recorder-app lint
@@ -49,6 +52,9 @@ format: setup
 
 types: setup
 	$(BIN)/mypy
+
+docs: setup ## the documentation as a site: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 lock: ## resolve every dependency again (the CUDA packages that torch may pull stay with torch)
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-header \

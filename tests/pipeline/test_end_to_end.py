@@ -45,6 +45,7 @@ class Outcome:
     """The model, and what the first and the second run did."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         store = DirectoryStore(folder / "store")
         config = resolve_config("draft", SMALL)
         capture_id = import_capture(store, every_second_frame(SPOT / "capture", folder / "capture"))
@@ -92,3 +93,19 @@ def test_the_report_holds_what_scripts_read(outcome: Outcome) -> None:
     assert set(report["stage_seconds"]) >= {stage.name for stage in STAGES if not stage.publishes}
     for name in ("model.glb", "model.json", "report.json", "preview.png"):
         assert (outcome.model / name).stat().st_size > 0, name
+
+
+def test_the_example_of_the_python_page_runs(
+    outcome: Outcome, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it stands in docs/python.md, on the capture above; its stages are committed, so the store answers at once."""
+    page = (Path(__file__).parents[2] / "docs/python.md").read_text(encoding="utf-8")
+    example = page.split("```python\n")[1].split("```")[0]
+    names = {
+        "capture": outcome.folder / "capture", "out": tmp_path / "model", "quick": SMALL,
+        "store": str(outcome.folder / "store"),
+    }  # fmt: skip
+    exec(compile(example, "docs/python.md", "exec"), names)
+    assert "closed: True" in capsys.readouterr().out
+    assert (tmp_path / "model" / "report.html").is_file()
+    assert (tmp_path / "model" / "deviations.glb").is_file()
