@@ -27,7 +27,7 @@ from scan2twin.progress import Progress
 Tensor = torch.Tensor
 
 LEARNING_RATE_COLOR = 0.01  # sRGB units a step (Munkberg et al. 2022, supplement: materials)
-LEARNING_RATE_FINISH = 0.003  # roughness, metallic and slopes: photos say less of them
+LEARNING_RATE_FINISH = 0.01  # roughness, metallic and slopes: photos say less of them
 DECAY = 0.1  # of the learning rates over the run
 STEEPEST = 4.0  # slope of depth against the image plane; beyond, it is the edge of something in front (or grazing)
 

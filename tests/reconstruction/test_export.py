@@ -22,14 +22,15 @@ from reconstruction.cameras import clip_from_camera
 from reconstruction.color import linear_to_srgb
 from reconstruction.field import MaterialField
 from reconstruction.gltf import read_glb, write_glb
-from reconstruction.model import ModelInfo, TexturedModel
+from reconstruction.light import EnvironmentLight
+from reconstruction.model import MATT, ModelInfo, TexturedModel
 from reconstruction.preview import Studio, camera_rotation, floor_shadow, sky_directions
 from reconstruction.rasterizer import get_rasterizer
 from reconstruction.render import render_model
 from reconstruction.view_renderer import render_view
 from scan2twin.capture.models import Intrinsics
 from scan2twin.config import ExportConfig, PublishConfig
-from scan2twin.errors import ReconstructionError
+from scan2twin.errors import InputError, ReconstructionError
 from scan2twin.frames import Dataset, DatasetFrame
 from scan2twin.progress import LogProgress
 from scan2twin.stages import StageInputs, StageResult
@@ -152,14 +153,55 @@ def test_gloss_is_exported_where_a_lamp_showed_it(share: float, glossy: bool, tm
     export.run(inputs, outputs, config, LogProgress())
     assert ModelInfo.read(outputs / "model.json").headlight_share == pytest.approx(share)
     _, material = read_glb(outputs / "model.glb")
-    assert (outputs / "model_roughness.png").is_file() == glossy
+    assert material.occluded
+    assert material.metallic_roughness is not None
+    occlusion, roughness, metallic = (material.metallic_roughness[..., c] / 255 for c in range(3))
+    assert occlusion.min() > 0.9  # an egg hides nothing from itself
     if glossy:
-        assert material.metallic_roughness is not None
-        roughness, metallic = material.metallic_roughness[..., 1] / 255, material.metallic_roughness[..., 2] / 255
-        assert 0.2 <= roughness.min() <= roughness.max() <= 1
-        assert metallic.mean() < 0.1
+        assert 0.2 <= roughness.min() < roughness.max() <= 1
+        assert 0 < metallic.mean() < 0.15  # as the field starts
     else:
-        assert material.metallic_roughness is None
+        assert np.ptp(roughness) == 0
+        assert roughness.mean() == pytest.approx(MATT, abs=0.002)
+        assert metallic.max() == 0
+        assert material.normal is None
+
+
+def test_an_environment_goes_with_the_model_and_lights_its_pictures(tmp_path: Path) -> None:
+    inputs, outputs = write_inputs(tmp_path / "inputs"), tmp_path / "out"
+    environment = EnvironmentLight(32)
+    with torch.no_grad():
+        environment.log_radiance[4] = 3.0  # from +Z
+    save_light(SceneLight(3.0, 0.0, environment), inputs["reconstruct"])
+    outputs.mkdir()
+    config = CONFIG.model_copy(update={"turntable_frames": 0, "refine_iterations": 1})
+    export.run(inputs, outputs, config, LogProgress())
+    assert ModelInfo.read(outputs / "model.json").environment == "environment.hdr"
+    frames = []
+    for name, azimuth in (("front", 0.0), ("back", np.pi)):
+        camera = np.eye(4)
+        camera[:3, :3] = camera_rotation(azimuth, 0.0)
+        camera[:3, 3] = np.array(ORIGIN) + 1.2 * camera[:3, 2]
+        frames.append({"file_path": name, "transform_matrix": camera.tolist()})
+    (tmp_path / "cameras.json").write_text(json.dumps({"w": 64, "h": 64, "fl_x": 120, "frames": frames}))
+    render_model(outputs, tmp_path / "cameras.json", tmp_path / "pictures", LogProgress(), maps=True)
+    front, back = (
+        np.asarray(Image.open(tmp_path / "pictures" / f"{name}.png").convert("RGB"), float)[24:40, 24:40].mean()
+        for name in ("front", "back")
+    )
+    assert front > 1.5 * back
+    row = np.asarray(Image.open(tmp_path / "pictures" / "front_maps.png"))
+    assert row.shape == (64, 64 * 6, 4)
+    albedo, normal, roughness, metallic, occlusion = (row[32, 64 * k + 32, :3].astype(int) for k in range(1, 6))
+    assert np.ptp(albedo) > 5  # the field has colours
+    assert np.abs(normal - (128, 128, 255)).max() < 25  # towards +Z, and the little that the field starts with
+    assert np.abs(roughness / 255 - 0.6).max() < 0.05
+    assert metallic.max() < 50
+    assert occlusion.min() > 230
+
+    (outputs / "environment.hdr").unlink()
+    with pytest.raises(InputError, match=r"environment\.hdr: not a readable image"):
+        render_model(outputs, tmp_path / "cameras.json", tmp_path / "again", LogProgress())
 
 
 def test_the_finished_model_looks_like_the_heldout_photos(exported: tuple[Path, StageResult]) -> None:

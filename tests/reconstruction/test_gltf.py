@@ -4,6 +4,7 @@ import json
 import shutil
 import struct
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,12 @@ def box() -> TexturedModel:
         low, high = np.floor(triangle.min(axis=0)).astype(int) - 1, np.ceil(triangle.max(axis=0)).astype(int) + 1
         texture[max(low[1], 0) : high[1], max(low[0], 0) : high[0]] = color
     roughness = np.zeros_like(texture)
-    roughness[..., 1] = 120
+    roughness[..., 0], roughness[..., 1] = 240, 120
     bumps = np.full_like(texture, 128)
     bumps[..., 2] = 255
-    return TexturedModel(mesh, Material(texture, roughness, bumps), "painted-box", {"capture_id": "painted-box"})
+    return TexturedModel(
+        mesh, Material(texture, roughness, bumps, occluded=True), "painted-box", {"capture_id": "painted-box"}
+    )
 
 
 def colors_of_faces(mesh: trimesh.Trimesh, image: Image.Image) -> dict[tuple[int, ...], list[tuple[int, ...]]]:
@@ -104,7 +107,7 @@ def test_the_obj_is_one_closed_surface(box: TexturedModel, tmp_path: Path) -> No
 def test_the_mtl_names_textures_that_exist(box: TexturedModel, tmp_path: Path) -> None:
     write_obj(box, tmp_path)
     values = dict(line.split(maxsplit=1) for line in (tmp_path / "model.mtl").read_text().splitlines())
-    textures = {key: values[key] for key in ("map_Kd", "map_Pr", "map_Pm", "norm")}
+    textures = {key: values[key] for key in ("map_Kd", "map_Pr", "map_Pm", "norm", "map_Bump")}
     for name in textures.values():
         with Image.open(tmp_path / name) as image:
             assert image.size == (128, 128)
@@ -122,7 +125,18 @@ def test_reading_gives_back_what_was_written(box: TexturedModel, tmp_path: Path)
     assert np.array_equal(material.base_color, box.material.base_color)
     assert np.array_equal(material.metallic_roughness, box.material.metallic_roughness)
     assert np.array_equal(material.normal, box.material.normal)
+    assert material.occluded
     assert len(mesh.welded()[0]) == 8
+
+
+def test_occlusion_is_bound_where_there_is_some(box: TexturedModel, tmp_path: Path) -> None:
+    for occluded in (True, False):
+        model = replace(box, material=replace(box.material, occluded=occluded))
+        write_glb(model, tmp_path / "box.glb")
+        (material,) = json_chunk(tmp_path / "box.glb")["materials"]
+        packed = material["pbrMetallicRoughness"]["metallicRoughnessTexture"]
+        assert material.get("occlusionTexture") == (packed if occluded else None)  # one image for all three
+        assert read_glb(tmp_path / "box.glb")[1].occluded == occluded
 
 
 def test_constant_roughness_is_written_as_a_factor(box: TexturedModel, tmp_path: Path) -> None:
@@ -154,7 +168,9 @@ def test_the_khronos_validator_has_nothing_to_say(box: TexturedModel, tmp_path: 
         ["node", "-e", VALIDATE, str(VALIDATOR), str(tmp_path / "box.glb")], capture_output=True, text=True, check=True
     )
     issues = json.loads(done.stdout)["issues"]
-    assert (issues["numErrors"], issues["numWarnings"]) == (0, 0), issues["messages"]
+    assert [issues[kind] for kind in ("numErrors", "numWarnings", "numInfos", "numHints")] == [0] * 4, issues[
+        "messages"
+    ]
 
 
 @pytest.mark.parametrize("content", [b"", b"glTF", b"not a model at all", None])
