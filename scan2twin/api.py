@@ -50,7 +50,7 @@ def reconstruct(
     store: str | None = None,
     progress: Progress | None = None,
 ) -> Model:
-    """Take a capture bundle (folder or .zip) through every stage and leave the model in the folder `out`.
+    """Take a capture bundle (folder or .zip) or another tool's scan through every stage; the model goes to `out`.
 
     `config` overrides options of the preset, such as {"reconstruct": {"iterations": 500}}. `store` is where finished
     stages are kept, a folder or an S3 URL; by default a folder among the user's data. Finished stages are not repeated.
@@ -60,9 +60,9 @@ def reconstruct(
     if not source.exists():
         raise InputError(f"{source}: no such file or folder; give a capture bundle (folder or .zip)")
     artifacts = open_store(store)
-    capture_id = import_capture(artifacts, source)
     with_progress = progress or LogProgress()
     try:
+        capture_id = import_capture(artifacts, source, with_progress)
         runs = run_pipeline(artifacts, capture_id, settings, with_progress)
     finally:
         with_progress.close()

@@ -30,7 +30,7 @@ from scan2twin.store import open_store
 
 
 def run(
-    capture: Annotated[Path, typer.Argument(help="Capture bundle: a folder or a .zip.")],
+    capture: Annotated[Path, typer.Argument(help="Capture bundle (folder or .zip), or a scan that `import` takes.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the model and its report.")],
     store: StoreOption = None,
     preset: PresetOption = Preset.STANDARD,
@@ -42,15 +42,18 @@ def run(
     """Take a capture through every stage and leave the model in a folder. Finished stages are not repeated."""
     settings = configuration(preset, config, set_)
     if not capture.exists():
-        raise InputError(f"{capture}: no such file or folder; give a capture bundle (folder or .zip)")
+        raise InputError(f"{capture}: no such file or folder; give a capture bundle (folder or .zip) or another scan")
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: this is a file; name a folder")
     if not console.is_terminal:
         configure_logging()
     started = time.monotonic()
     artifacts = open_store(store)
-    capture_id = import_capture(artifacts, capture)
     progress = make_progress()
+    try:
+        capture_id = import_capture(artifacts, capture, progress)
+    finally:
+        progress.close()
     announced = _Announcer()
     try:
         runs = run_pipeline(

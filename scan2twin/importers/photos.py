@@ -129,6 +129,7 @@ def structure_from_motion(work: Path, count: int, progress: Progress) -> Any:
     progress.start("finding cameras", count)
     mapping = pycolmap.IncrementalPipelineOptions()
     mapping.random_seed = SEED
+    mapping.num_threads = 1  # the same photos give the same cameras and unit
     mapping.min_num_matches = PAIR_INLIERS
     mapping.min_model_size = MIN_PHOTOS
     mapping.mapper.init_min_num_inliers = FIRST_PAIR_INLIERS

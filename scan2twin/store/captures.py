@@ -19,6 +19,7 @@ from scan2twin.capture.models import MAX_UNPACKED_BYTES
 from scan2twin.capture.names import list_faults
 from scan2twin.capture.reader import CAPTURE_FILE, check_bundle, is_bundle, unpack
 from scan2twin.errors import CaptureError, InputError, IntegrityError, MissingArtifactError, NotFoundError
+from scan2twin.progress import Progress
 from scan2twin.store.artifacts import download_files
 from scan2twin.store.base import ArtifactStore, disk_errors
 from scan2twin.store.manifest import FileEntry
@@ -78,7 +79,7 @@ def check_capture_id(capture_id: str) -> str:
     return capture_id
 
 
-def import_capture(store: ArtifactStore, path: Path) -> str:
+def import_capture(store: ArtifactStore, path: Path, progress: Progress | None = None) -> str:
     """Put a capture (a folder or a .zip of it, or a scan of another tool) into the store and return its id.
 
     The same content already there is left alone; other content under the same id is replaced. Raises CaptureError
@@ -89,7 +90,7 @@ def import_capture(store: ArtifactStore, path: Path) -> str:
     if not is_bundle(path):
         from scan2twin.importers import as_bundle  # pulls in image libraries
 
-        with as_bundle(path) as (bundle, imported):
+        with as_bundle(path, progress) as (bundle, imported):
             for warning in imported.warnings if imported else ():
                 log.warning("import: %s", warning)
             return import_capture(store, bundle)

@@ -188,6 +188,7 @@ def test_faults_of_the_document(make_capture, edit, reason):
     ("edit", "reason"),
     [
         (set_at(3, "pose_world", "q", value=[0, 0, 0, 0]), r"line 4: pose_world\.q: quaternion is not unit.* is 0"),
+        (set_at(3, "pose_world", "q", value=[0, float("nan"), 0, 1]), r"line 4: pose_world\.q\.1: .*finite"),
         (set_at(3, "pose_world", "q", value=[0, 0, 0, 1.01]), r"line 4: pose_world\.q: quaternion is not unit.*1\.01"),
         (set_at(3, "pose_world", "q", value=[0, 0, 1]), r"line 4: pose_world\.q: "),
         (set_at(3, "pose_world", "p", value=[0, float("nan"), 0]), r"line 4: pose_world\.p\.1: .*finite"),

@@ -20,6 +20,8 @@ from scan2twin.capture.reader import Capture, check_bundle, is_bundle, read_capt
 from scan2twin.errors import CaptureError
 from scan2twin.importers import as_bundle, import_scan
 from scan2twin.importers.photos import likeness
+from scan2twin.store import open_store
+from scan2twin.store.captures import find_capture, import_capture
 
 
 def imported(written: Written, tmp_path: Path) -> Capture:
@@ -258,6 +260,17 @@ def test_a_bundle_is_itself_and_a_scan_becomes_one(make_capture, tmp_path: Path)
         assert (done.kind, done.capture_id, done.frames) == ("Record3D", "walk", 8)
         assert check_bundle(bundle) == []
     assert not bundle.exists()
+
+
+def test_a_store_takes_a_scan_like_a_capture(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = open_store(str(tmp_path / "store"))
+    scan = scenes.nerfstudio(tmp_path / "scan").path
+    caplog.set_level("INFO", logger="scan2twin")
+    assert import_capture(store, scan) == "scan"
+    assert "1 of 9 photos are missing" in caplog.text
+    assert find_capture(store, "scan").location.capture_id == "scan"
+    import_capture(store, scan)
+    assert "already in the store, unchanged" in caplog.text
 
 
 def test_an_import_ends_with_what_it_said_or_nothing(tmp_path: Path) -> None:
