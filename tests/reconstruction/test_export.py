@@ -195,7 +195,7 @@ def test_an_environment_goes_with_the_model_and_lights_its_pictures(tmp_path: Pa
     albedo, normal, roughness, metallic, occlusion = (row[32, 64 * k + 32, :3].astype(int) for k in range(1, 6))
     assert np.ptp(albedo) > 5  # the field has colours
     assert np.abs(normal - (128, 128, 255)).max() < 25  # towards +Z, and the little that the field starts with
-    assert np.abs(roughness / 255 - 0.6).max() < 0.05
+    assert np.abs(roughness / 255 - 0.6).max() < 0.1
     assert metallic.max() < 50
     assert occlusion.min() > 230
 
