@@ -17,7 +17,16 @@ class _Applications:
 
 
 class Scan2TwinPlugin(AirflowPlugin):  # type: ignore[misc]  # Airflow is untyped here
-    """The ingest API."""
+    """The ingest API and its page in Airflow's menu."""
 
     name = "scan2twin"
     fastapi_apps: ClassVar[Any] = _Applications()
+    external_views: ClassVar[list[dict[str, Any]]] = [
+        {
+            "name": "Record",
+            "href": f"{URL_PREFIX}/pair",
+            "destination": "nav",
+            "category": "browse",
+            "url_route": "record",
+        }
+    ]

@@ -1,7 +1,7 @@
 """The ingest API: a phone that was paired sends one capture. Images never pass through here, only through the store.
 
-Signed-in users pair and revoke; everything else needs the token of a pairing. Nothing is public but the recorder's
-own files, which hold no data.
+Signed-in users pair and revoke; everything else needs the token of a pairing. Nothing is public but the files of the
+recorder and of the pages, which hold no data.
 """
 
 import logging
@@ -16,7 +16,7 @@ import segno
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse
+from fastapi.responses import FileResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,6 +39,7 @@ from scan2twin.errors import InputError, StoreError
 log = logging.getLogger("scan2twin")
 
 RECORDER = Path(__file__).parent / "static"  # what `make recorder` builds
+PAGES = Path(__file__).parent / "pages"
 UPLOAD_RATE = Rate(burst=60, per_second=4)  # of one pairing; a phone asks once for twelve files
 FORGERY_RATE = Rate(burst=20, per_second=0.2)  # refused tokens of one address
 RETRY_AFTER_S = 5  # while the store is away
@@ -134,8 +135,21 @@ def create_app(host: Host) -> FastAPI:
     app.add_exception_handler(InputError, _input_error)
     app.include_router(_operator_routes(host), prefix="/api", tags=["operators"], responses=_FAULTS)
     app.include_router(_phone_routes(host), prefix="/api/captures", tags=["phones"], responses=_FAULTS)
+    app.include_router(_page_routes(host))
+    app.mount("/pages", StaticFiles(directory=PAGES), name="pages")
     app.mount("/recorder", StaticFiles(directory=RECORDER, html=True, check_dir=False), name="recorder")
     return app
+
+
+def _page_routes(host: Host) -> APIRouter:
+    router = APIRouter(include_in_schema=False)
+
+    @router.get("/pair")
+    def pair(user: Annotated[str, Depends(host.operator)]) -> FileResponse:
+        """Show the page that pairs a phone."""
+        return FileResponse(PAGES / "pair.html", headers={"Cache-Control": "no-store"})
+
+    return router
 
 
 def _operator_routes(host: Host) -> APIRouter:

@@ -13,5 +13,11 @@ export default tseslint.config(
       '@typescript-eslint/no-non-null-assertion': 'off', // indices that a loop bounds
     },
   },
+  {
+    files: ['service-worker.js'],
+    languageOptions: {
+      globals: Object.fromEntries(['self', 'caches', 'fetch', 'URL', '__FILES__'].map((name) => [name, 'readonly'])),
+    },
+  },
   { files: ['**/*.js'], extends: [tseslint.configs.disableTypeChecked] },
 );

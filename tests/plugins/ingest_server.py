@@ -36,7 +36,9 @@ class Server:
     store: S3Store
     started: list[tuple[str, str]] = field(default_factory=list)  # capture, user
 
-    def call(self, method: str, path: str, body: Any = None, *, token: str = "", user: str = "") -> tuple[int, Any]:
+    def call(
+        self, method: str, path: str, body: Any = None, *, token: str = "", user: str = "", root: str = "/api"
+    ) -> tuple[int, Any]:
         """Send a request and return status and JSON."""
         headers = {}
         if token:
@@ -45,7 +47,7 @@ class Server:
             headers |= urllib3.make_headers(basic_auth=f"{user}:{PASSWORD}")
         raw = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
         answer = HTTP.request(
-            method, f"{self.url}/api{path}", body=raw, headers=headers | {"Content-Type": "application/json"}
+            method, f"{self.url}{root}{path}", body=raw, headers=headers | {"Content-Type": "application/json"}
         )
         return answer.status, json.loads(answer.data) if answer.data else None
 

@@ -1,0 +1,178 @@
+/**
+ * The whole way on an emulated phone: `tsx e2e/flow.ts LINK OUT`, where LINK is what a pairing's QR code says.
+ *
+ * Places the object, walks three rounds with all that goes wrong on a real phone, reviews, uploads. Leaves screenshots
+ * in OUT and prints what it saw as JSON.
+ */
+import { mkdirSync } from 'node:fs';
+import { chromium, type Page } from 'playwright-core';
+import { build } from 'vite';
+
+const [link, out] = process.argv.slice(2) as [string, string];
+const ROUNDS = [
+  { elevation: 15, photos: 12 },
+  { elevation: 38, photos: 8 },
+  { elevation: 60, photos: 6 },
+];
+const DISTANCE_M = 0.95;
+const CENTER_M = 0.125;
+
+mkdirSync(out, { recursive: true });
+process.env['EMULATOR_OUT'] = `${out}/emulator`;
+await build({ configFile: 'e2e/vite.config.ts', logLevel: 'error' });
+
+const browser = await chromium.launch({
+  executablePath: process.env['CHROMIUM'] ?? '/usr/bin/chromium',
+  args: ['--no-sandbox', '--use-gl=angle', '--use-angle=swiftshader', '--enable-unsafe-swiftshader', '--mute-audio'],
+});
+const context = await browser.newContext({ viewport: { width: 420, height: 840 }, hasTouch: true, isMobile: true });
+const page = await context.newPage();
+const errors: string[] = [];
+page.on('pageerror', (error) => errors.push(error.message));
+page.on('console', (message) => {
+  if (message.type() === 'error') errors.push(message.text());
+});
+page.setDefaultTimeout(60_000);
+
+async function shot(name: string): Promise<void> {
+  await page.screenshot({ path: `${out}/${name}.png` });
+}
+
+function stand(azimuthDeg: number, elevationDeg: number): [number, number, number] {
+  const [a, e] = [(azimuthDeg * Math.PI) / 180, (elevationDeg * Math.PI) / 180];
+  const level = DISTANCE_M * Math.cos(e);
+  return [level * Math.sin(a), CENTER_M + DISTANCE_M * Math.sin(e), level * Math.cos(a)];
+}
+
+async function look(on: Page, azimuth: number, elevation: number): Promise<void> {
+  const eye = stand(azimuth, elevation);
+  await on.evaluate(([x, y, z, center]) => window.emulator.look([x, y, z], [0, center, 0]), [...eye, CENTER_M] as [
+    number,
+    number,
+    number,
+    number,
+  ]);
+}
+
+async function photosKept(): Promise<number> {
+  return page.evaluate(
+    () =>
+      new Promise<number>((resolve) => {
+        const opened = indexedDB.open('scan2twin-recorder');
+        opened.onsuccess = () => {
+          const count = opened.result.transaction('frames').objectStore('frames').count();
+          count.onsuccess = () => {
+            opened.result.close();
+            resolve(count.result);
+          };
+        };
+      }),
+  );
+}
+
+/** Walk to a place and wait until its photo is kept. */
+async function photograph(azimuth: number, elevation: number): Promise<void> {
+  const before = await photosKept();
+  await look(page, azimuth, elevation);
+  const deadline = Date.now() + 30_000;
+  while ((await photosKept()) === before) {
+    if (Date.now() > deadline) throw new Error(`no photo from ${azimuth}°, ${elevation}°`);
+    await page.waitForTimeout(50);
+  }
+}
+
+const kept = await context.newPage();
+await kept.goto(link.replace(/#.*/, ''));
+await kept.getByRole('alert').waitFor();
+await kept.screenshot({ path: `${out}/no-ar.png` });
+const withoutAr = await kept.getByRole('alert').innerText();
+await kept.close();
+
+await page.addInitScript({ path: `${out}/emulator/emulator.js` });
+await page.goto(link);
+await page.getByRole('button', { name: 'Record a part' }).waitFor();
+await shot('home');
+const addressAfterPairing = page.url();
+await page.getByRole('button', { name: 'Record a part' }).click();
+
+// The ring is put where the object stands: the emulated phone looks at the origin of its room.
+await page.evaluate(() => window.emulator.look([0, 0.9, 0.9], [0, 0, 0]));
+await page.getByText('Put the ring').waitFor();
+await shot('place');
+await page.getByRole('button', { name: 'Place here' }).click();
+await page.getByRole('button', { name: 'Start recording' }).waitFor();
+await page.mouse.move(200, 400);
+await page.mouse.down();
+await page.mouse.move(250, 380, { steps: 4 });
+await page.mouse.up();
+const size = await page.locator('.progress').innerText();
+await shot('size');
+await page.evaluate(() => window.emulator.look([0, 0.4, 0.9], [5, 0, 0])); // away, so that nothing is taken yet
+await page.getByRole('button', { name: 'Start recording' }).click();
+
+const warnings: Record<string, string> = {};
+const framesBefore = await page.evaluate(() => window.emulator.frames.length);
+for (const [round, { elevation, photos }] of ROUNDS.entries()) {
+  for (let i = 0; i < photos; i++) {
+    await photograph((360 * i) / photos + 3, elevation);
+    if (round === 0 && i === 5) {
+      await page.evaluate(() => window.emulator.correctWorld(0.12, [0.3, 0.05, -0.2]));
+      await page.getByText('corrected its position').waitFor();
+      await page.evaluate(() => (window.emulator.tracked = false));
+      warnings['lost'] = await page.locator('.alert').innerText();
+      await page.getByText('Tracking lost').waitFor();
+      await shot('lost');
+      await page.evaluate(() => (window.emulator.tracked = true));
+    }
+    if (round === 1 && i === 2) {
+      const before = await photosKept();
+      await page.evaluate(() => (window.emulator.light = 0.1));
+      await look(page, 130, elevation);
+      await page.getByText('Too dark').waitFor();
+      await page.evaluate(() => (window.emulator.light = 1));
+      warnings['darkPhotos'] = String((await photosKept()) - before);
+      await photograph(130, elevation).catch(() => undefined); // the light came back: its photo may be there already
+    }
+  }
+  if (round === 1) await shot('record');
+}
+const frames = await page.evaluate(() => window.emulator.frames);
+const seconds = (frames.at(-1)! - frames[framesBefore]!) / 1000;
+await page.getByRole('button', { name: 'Finish' }).click();
+await page.getByRole('button', { name: 'Upload' }).waitFor();
+await shot('review');
+
+// A photo is deleted, the page is closed and opened again: everything else is still there.
+await page.getByRole('button', { name: 'Photo 3' }).click();
+await page.getByRole('button', { name: 'Delete 1 photo' }).click();
+await page.getByLabel('Name').fill('Gear box cover');
+await page.getByLabel('Notes').fill('left side is oily');
+await page.getByRole('button', { name: 'Back' }).click();
+await page.getByText('not uploaded').waitFor();
+const photos = await photosKept();
+await context.setOffline(true);
+await page.reload();
+await page.getByText('Gear box cover').click();
+await page.getByRole('button', { name: 'Upload' }).waitFor();
+const offlineStart = await page.getByLabel('Name').inputValue();
+await page.getByRole('button', { name: 'Upload' }).click();
+await page.getByText('waiting: no connection').waitFor();
+await shot('waiting');
+await context.setOffline(false);
+await page.getByText('The server has it').waitFor();
+await shot('uploaded');
+const imagesLeft = await page.evaluate(
+  () =>
+    new Promise<number>((resolve) => {
+      const opened = indexedDB.open('scan2twin-recorder');
+      opened.onsuccess = () => {
+        const count = opened.result.transaction('images').objectStore('images').count();
+        count.onsuccess = () => resolve(count.result);
+      };
+    }),
+);
+await browser.close();
+const fps = (frames.length - framesBefore) / seconds;
+console.log(
+  JSON.stringify({ withoutAr, addressAfterPairing, size, warnings, photos, offlineStart, imagesLeft, fps, errors }),
+);

@@ -1,0 +1,28 @@
+import type { Encoded, EncodeRequest } from './encoder.worker';
+
+/** The encoding worker as a function. */
+export class Encoder {
+  private readonly worker = new Worker(new URL('./encoder.worker.ts', import.meta.url), { type: 'module' });
+  private readonly waiting = new Map<number, (encoded: Encoded) => void>();
+  private next = 0;
+
+  constructor() {
+    this.worker.onmessage = ({ data }: MessageEvent<Encoded>) => {
+      this.waiting.get(data.id)?.(data);
+      this.waiting.delete(data.id);
+    };
+  }
+
+  /** Measure and encode RGBA pixels (bottom row first); they are handed over and gone after this. */
+  encode(pixels: Uint8Array<ArrayBuffer>, width: number, height: number): Promise<Encoded> {
+    const request: EncodeRequest = { id: this.next++, pixels, width, height };
+    return new Promise((resolve) => {
+      this.waiting.set(request.id, resolve);
+      this.worker.postMessage(request, [pixels.buffer]);
+    });
+  }
+
+  close(): void {
+    this.worker.terminate();
+  }
+}

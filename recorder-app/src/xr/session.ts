@@ -1,0 +1,180 @@
+/** An AR session on ARCore through WebXR, reduced to what a recording needs of each frame. */
+import type { TrackedAnchor } from '../capture/format';
+import { intrinsicsFromProjection, type Intrinsics } from '../geometry/camera';
+import { add, type Pose, type Vec3 } from '../geometry/pose';
+import type { Tracking } from '../guide/gates';
+import { readTexture } from './readback';
+
+/** WebXR Raw Camera Access, which the type definitions do not have yet. */
+interface CameraView extends XRView {
+  readonly camera?: { readonly width: number; readonly height: number } | null;
+}
+interface CameraBinding {
+  getCameraImage(camera: NonNullable<CameraView['camera']>): WebGLTexture;
+}
+declare const XRWebGLBinding: new (session: XRSession, gl: WebGL2RenderingContext) => CameraBinding;
+
+/** Support anchors stand round the object: they tell which corrections were of the whole room. */
+const SUPPORT_OFFSETS: readonly Vec3[] = [
+  [-0.5, 0, 0.5],
+  [0.5, 0, 0.5],
+];
+
+export type NoAr = 'insecure' | 'browser' | 'device';
+
+/** Why this browser cannot record in AR, or null if it can. */
+export async function whyNoAr(): Promise<NoAr | null> {
+  if (!window.isSecureContext) return 'insecure';
+  if (navigator.xr === undefined || !('XRWebGLBinding' in window)) return 'browser';
+  return (await navigator.xr.isSessionSupported('immersive-ar').catch(() => false)) ? null : 'device';
+}
+
+/** One moment of the session. Poses are to the tracker's world frame of that moment. */
+export interface ArFrame {
+  readonly time: number; // s
+  readonly tracking: Tracking;
+  readonly camera: Pose | null;
+  readonly view: { readonly intrinsics: Intrinsics; readonly width: number; readonly height: number };
+  /** Column-major; for drawing. */
+  readonly projection: Float32Array;
+  readonly worldToCamera: Float32Array;
+  readonly anchor: TrackedAnchor | null;
+  readonly support: readonly TrackedAnchor[];
+  /** Where the middle of the screen meets a surface. */
+  readonly hit: Vec3 | null;
+  /** Copy the camera's image now; its pixels come later, RGBA, bottom row first. */
+  readImage(): Promise<Uint8Array<ArrayBuffer>>;
+}
+
+interface NamedAnchor {
+  readonly id: string;
+  readonly anchor: XRAnchor;
+  last: Pose;
+}
+
+interface PendingAnchor {
+  readonly id: string;
+  readonly place: Vec3;
+  readonly anchor: Promise<XRAnchor>;
+}
+
+export class ArSession {
+  private anchors: NamedAnchor[] = []; // the object's first
+  private readonly framebuffer: WebGLFramebuffer;
+  private readonly binding: CameraBinding;
+  private placing: ((pending: PendingAnchor[]) => void) | null = null;
+
+  private constructor(
+    private readonly session: XRSession,
+    readonly gl: WebGL2RenderingContext,
+    private readonly space: XRReferenceSpace,
+    private readonly hitSource: XRHitTestSource | null,
+  ) {
+    this.framebuffer = gl.createFramebuffer();
+    this.binding = new XRWebGLBinding(session, gl);
+  }
+
+  /** Ask for the session; call it from a tap. Raises DOMException if the user or the browser refuses. */
+  static async start(overlay: HTMLElement): Promise<ArSession> {
+    const session = await navigator.xr!.requestSession('immersive-ar', {
+      requiredFeatures: ['local', 'camera-access', 'anchors', 'hit-test', 'dom-overlay'],
+      domOverlay: { root: overlay },
+    });
+    const canvas = document.createElement('canvas');
+    const gl = canvas.getContext('webgl2', { xrCompatible: true, alpha: true, antialias: false })!;
+    await session.updateRenderState({ baseLayer: new XRWebGLLayer(session, gl) });
+    const space = await session.requestReferenceSpace('local');
+    const viewer = await session.requestReferenceSpace('viewer');
+    const hitSource = (await session.requestHitTestSource?.({ space: viewer })) ?? null;
+    return new ArSession(session, gl, space, hitSource);
+  }
+
+  /** Call `onFrame` for every frame, and `onEnd` once when the session ends, whoever ended it. */
+  run(onFrame: (frame: ArFrame) => void, onEnd: () => void): void {
+    this.session.addEventListener('end', onEnd, { once: true });
+    const tick: XRFrameRequestCallback = (time, frame) => {
+      this.session.requestAnimationFrame(tick);
+      const described = this.describe(time / 1000, frame);
+      if (described.hit !== null) this.createAnchors(frame, described.hit);
+      onFrame(described);
+    };
+    this.session.requestAnimationFrame(tick);
+  }
+
+  /** Make the object's anchor where the middle of the screen meets a surface, upright, and support anchors round it. */
+  async placeAnchors(): Promise<void> {
+    const pending = await new Promise<PendingAnchor[]>((resolve) => (this.placing = resolve));
+    const made: NamedAnchor[] = [];
+    for (const { id, place, anchor } of pending) {
+      made.push({ id, anchor: await anchor, last: { p: place, q: [0, 0, 0, 1] } });
+    }
+    this.anchors.forEach(({ anchor }) => anchor.delete());
+    this.anchors = made;
+  }
+
+  /** Poses of all anchors as last tracked, the object's first. */
+  anchorPoses(): { readonly id: string; readonly pose: Pose }[] {
+    return this.anchors.map(({ id, last }) => ({ id, pose: last }));
+  }
+
+  async end(): Promise<void> {
+    await this.session.end().catch(() => undefined); // it may have ended by itself
+  }
+
+  /** Anchors can be made inside a frame only. */
+  private createAnchors(frame: XRFrame, hit: Vec3): void {
+    if (this.placing === null) return;
+    const places = [hit, ...SUPPORT_OFFSETS.map((offset) => add(hit, offset))];
+    const pending = places.map((place, index) => {
+      const [x, y, z] = place;
+      const anchor = frame.createAnchor!(new XRRigidTransform({ x, y, z }), this.space);
+      return { id: index === 0 ? 'object' : `support-${index}`, place, anchor };
+    });
+    this.placing(pending);
+    this.placing = null;
+  }
+
+  private describe(time: number, frame: XRFrame): ArFrame {
+    const pose = frame.getViewerPose(this.space);
+    const view = pose?.views[0] as CameraView | undefined;
+    const camera = view?.camera ?? null;
+    const [object = null, ...support] = this.anchors.map((named) => this.track(named, frame));
+    const size = { width: camera?.width ?? 0, height: camera?.height ?? 0 };
+    return {
+      time,
+      tracking: pose == null || camera === null ? 'lost' : pose.emulatedPosition ? 'limited' : 'normal',
+      camera: view === undefined ? null : poseOf(view.transform),
+      view: { intrinsics: intrinsicsFromProjection(view?.projectionMatrix ?? [], size.width, size.height), ...size },
+      projection: view?.projectionMatrix ?? new Float32Array(16),
+      worldToCamera: view?.transform.inverse.matrix ?? new Float32Array(16),
+      anchor: object,
+      support,
+      hit: this.hit(frame),
+      readImage: () => {
+        if (camera === null) return Promise.reject(new Error('there is no camera image in this frame'));
+        const texture = this.binding.getCameraImage(camera);
+        return readTexture(this.gl, texture, size.width, size.height, this.framebuffer);
+      },
+    };
+  }
+
+  private track(named: NamedAnchor, frame: XRFrame): TrackedAnchor {
+    const isTracked = frame.trackedAnchors?.has(named.anchor) ?? false;
+    const pose = isTracked ? frame.getPose(named.anchor.anchorSpace, this.space) : undefined;
+    if (pose != null) named.last = poseOf(pose.transform);
+    return { id: named.id, ...named.last, tracked: pose != null };
+  }
+
+  private hit(frame: XRFrame): Vec3 | null {
+    if (this.hitSource === null) return null;
+    const pose = frame.getHitTestResults(this.hitSource)[0]?.getPose(this.space);
+    return pose === undefined ? null : poseOf(pose.transform).p;
+  }
+}
+
+function poseOf({ position, orientation }: XRRigidTransform): Pose {
+  return {
+    p: [position.x, position.y, position.z],
+    q: [orientation.x, orientation.y, orientation.z, orientation.w],
+  };
+}
