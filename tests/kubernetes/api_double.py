@@ -69,6 +69,10 @@ class ApiDouble:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
+    def delete_all_pods(self) -> None:
+        """End every pod at once."""
+        asyncio.run_coroutine_threadsafe(self.cluster.delete_all(), self._loop).result(30)
+
     def kubeconfig(self, path: Path) -> Path:
         """Write a kubeconfig for this server and return its path."""
         cluster = {"name": "double", "cluster": {"server": f"http://127.0.0.1:{self.port}"}}

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ LIMIT_S = 30.0
 
 
 @pytest.fixture
-def pods(api: ApiDouble, tmp_path: Path) -> Any:
+def pods(api: ApiDouble, tmp_path: Path) -> Iterator[Any]:
     kubeconfig = str(api.kubeconfig(tmp_path / "kubeconfig"))
-    return client.CoreV1Api(config.new_client_from_config(kubeconfig))
+    yield client.CoreV1Api(config.new_client_from_config(kubeconfig))
+    api.delete_all_pods()
 
 
 def a_pod(name: str, script: str, **spec: Any) -> dict[str, Any]:
