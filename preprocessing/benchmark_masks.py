@@ -1,10 +1,9 @@
 """How good masks are: the mask stage run with several back ends, each of its masks against the truth's."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -84,18 +83,3 @@ def measure_masks(
         named=[number for number, weight in zip(numbers, weights, strict=True) if weight <= 0.5],
         trust_correlation=float(spearmanr(weights, scores).statistic) if np.ptp(weights) > 0 else None,
     )  # fmt: skip
-
-
-def mask_table(
-    dataset_name: str, inputs: StageInputs, truth: Path, backends: Mapping[str, MaskConfig], progress: Progress
-) -> list[dict[str, Any]]:
-    """Return a row of `MaskFigures` for each of `backends`, as its masks come and brought into agreement."""
-    return [
-        asdict(
-            measure_masks(
-                dataset_name, name, inputs, truth, config.model_copy(update={"refine": refine}), progress
-            )
-        )
-        for name, config in backends.items()
-        for refine in (False, True)
-    ]  # fmt: skip

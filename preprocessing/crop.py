@@ -13,6 +13,7 @@ from scan2twin.capture.models import Intrinsics, ObjectBox
 from scan2twin.frames import PixelRectangle
 
 Float64 = npt.NDArray[np.float64]
+Float32 = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,32 @@ def square_crop(corners: Float64, width: int, height: int, margin: float) -> Cro
         first = round(float(middle) - side / 2)
         edges.append(min(max(first, 0), size - side) if side <= size else round((size - side) / 2))
     return Crop(edges[0], edges[1], side)
+
+
+def grown_crop(crop: Crop, growth: float, width: int, height: int) -> Crop:
+    """Return `crop` with its side times `growth` about its middle, moved to stay inside the image where it fits."""
+    side = round(crop.side * growth)
+    left, top = (
+        min(max(edge, 0), size - side) if side <= size else edge
+        for edge, size in (
+            (round(crop.left - (side - crop.side) / 2), width), (round(crop.top - (side - crop.side) / 2), height)
+        )
+    )  # fmt: skip
+    return Crop(left, top, side)
+
+
+def recrop(raster: Float32, source: Crop, target: Crop) -> Float32:
+    """Resample the (R, R) raster of the square `source` into the square `target`; 0 where that reaches beyond."""
+    resolution = len(raster)
+    scale = target.side / source.side
+    # Pixels of the target to pixels of the source; OpenCV counts from the first pixel's centre.
+    left, top = (
+        (there - here) * resolution / source.side + 0.5 * scale - 0.5
+        for there, here in ((target.left, source.left), (target.top, source.top))
+    )
+    matrix = np.array([[scale, 0, left], [0, scale, top]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(raster, matrix, (resolution, resolution), flags=flags), np.float32)
 
 
 def crop_intrinsics(intrinsics: Intrinsics, crop: Crop, resolution: int) -> Intrinsics:

@@ -37,6 +37,9 @@ MIN_VIEWS = 8  # fewer masked views do not enclose a shape
 FIRST_LOOK_VIEWS = 24  # spread over the capture; enough to bound the object to a few percent
 BOX_GROWTHS = (1.0, 1.4)  # of the guessed object box: the first look, and a second if the object reaches the edge
 EDGE_SHARE = 0.97  # of half the box: a body that reaches as far is taken to go on beyond
+# A network sees this many times the width of a crop that fits the object: without surroundings it takes parts of the
+# object for background. (u2netp on the rendered capture, before refining: mean IoU .947 instead of .933.)
+WINDOW = 1.4
 MIN_TRUST = 0.5  # below, the refiner replaces a mask by what the other views say
 REPLACED_TRUST = 0.3  # at least, where what the other views say fits: worth less than what was seen, but something
 
@@ -159,14 +162,14 @@ def run(inputs: StageInputs, outputs: Path, config: MaskConfig, progress: Progre
         (outputs / folder).mkdir(parents=True, exist_ok=True)
 
     views, warnings = make_views(posed, conditioned, config)
-    box = posed.object
+    box, window = posed.object, 1.0
     if config.refine and (found := fit_box(posed, conditioned, masker, progress)):
-        box, body = found
+        (box, body), window = found, WINDOW
         views, warnings = make_views(posed.model_copy(update={"object": box}), conditioned, config, body)
 
     def write(view: View) -> MaskedView:
         photo = masker.photo(view)
-        mask, origin = masker.mask(view, photo)
+        mask, origin = masker.mask(view, photo, window)
         write_png(outputs / "images" / view.name, photo)
         write_png(outputs / "masks" / view.name, mask)
         return masked_view(view, mask, origin)

@@ -94,7 +94,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "mask", "preprocessing.mask", (CAPTURE, CORRECTIONS, "condition", "refine_poses"),
-        "square crops round the object, alpha masks: the dataset", version=2,
+        "square crops round the object, alpha masks: the dataset", version=3,
     ),
     Stage(
         "reconstruct", "reconstruction.reconstruct", ("mask",),

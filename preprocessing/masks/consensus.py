@@ -32,6 +32,7 @@ TOLERANCE = 0.03  # how far below the median a mask's agreement may lie without 
 MAX_DISTRUST = 0.15  # a mask whose agreement is this much below the median is replaced by the hull's silhouette
 OUTLIER_DEVIATIONS = 4.5  # … if that is also this many median absolute deviations (three standard deviations)
 GRABCUT_ITERATIONS = 2
+SURE_OBJECT, SURE_BACKGROUND = 200, 55  # of 255: where a trusted mask is as sure, colours do not move its outline
 # Pixels per 512 of the image side: how far the outline may move, and how far a hull of voxels reaches too far.
 OUTLINE_BAND, HULL_SLACK = 3, 4
 
@@ -163,6 +164,8 @@ def refine_mask(rgb: UInt8, mask: UInt8, view: View, hull: Hull, trusted: bool) 
     labels[cv2.erode(solid, _ellipse(band)) > 0] = cv2.GC_FGD
     labels[cv2.dilate(solid, _ellipse(band)) == 0] = cv2.GC_BGD
     if trusted:
+        labels[(seen_mask >= SURE_OBJECT) & start] = cv2.GC_FGD
+        labels[(seen_mask <= SURE_BACKGROUND) & ~core] = cv2.GC_BGD
         labels[core & (seen_mask < 128)] = cv2.GC_PR_FGD
     else:
         labels[core] = cv2.GC_FGD

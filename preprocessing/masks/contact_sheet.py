@@ -45,7 +45,7 @@ def thumbnail(photo: UInt8, mask: UInt8, entry: SheetEntry) -> UInt8:
     photo[~covered] = PAPER
     small = shrink(photo, size) if len(photo) > THUMBNAIL else cv2.resize(photo, size)
     inside = cv2.resize(mask, size, interpolation=cv2.INTER_AREA)
-    picture = np.rint(small * (0.5 + 0.5 * (inside[..., None] / 255))).astype(np.uint8)
+    picture: UInt8 = np.rint(small * (0.5 + 0.5 * (inside[..., None] / 255))).astype(np.uint8)
     outlines, _ = cv2.findContours((inside >= 128).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     cv2.drawContours(picture, outlines, -1, colour_of(entry.trust), 1, cv2.LINE_AA)
     return picture

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from preprocessing.crop import crop_image
+from preprocessing.crop import crop_image, grown_crop, recrop
 from preprocessing.images import UInt8, read_image, write_png
 from preprocessing.masks.backends import MaskBackend, grabcut, network, u2netp
 from preprocessing.masks.components import cut_share, largest_component
@@ -19,6 +20,7 @@ from scan2twin.config import MaskConfig
 from scan2twin.errors import InputError
 from scan2twin.progress import Progress
 
+Float32 = npt.NDArray[np.float32]
 # Where a mask comes from: a network, colours, the other views' masks; a person made the last two.
 Origin = Literal["found", "by colour", "replaced", "given", "corrected"]
 
@@ -49,8 +51,11 @@ class Masker:
         """Return the view's square photo (R, R, 3)."""
         return crop_image(read_image(self.condition / view.frame.file), view.crop, self.config.resolution)
 
-    def mask(self, view: View, photo: UInt8) -> tuple[UInt8, Origin]:
-        """Return the view's soft mask (R, R), not refined, and where it comes from."""
+    def mask(self, view: View, photo: UInt8, window: float = 1.0) -> tuple[UInt8, Origin]:
+        """Return the view's soft mask (R, R), not refined, and where it comes from.
+
+        A network looks at a square `window` times as wide as the crop.
+        """
         resolution = self.config.resolution
         if correction := self.corrections.get(view.frame.index):
             return crop_image(corrected_mask(correction, view.conditioned), view.crop, resolution), "corrected"
@@ -62,13 +67,17 @@ class Masker:
                 f"frame {view.frame.index}: the capture has no masks/{view.name} and its image has no alpha channel; "
                 "add the mask, or set mask.backend to auto"
             )
-        return found_mask(self.backend(), view, photo), "found"
+        if window == 1 or self.config.backend == "grabcut":
+            return found_mask(self.backend()(photo, view.region), view), "found"
+        wide = grown_crop(view.crop, window, view.frame.width, view.frame.height)
+        surroundings = crop_image(read_image(self.condition / view.frame.file), wide, resolution)
+        probability = self.backend()(surroundings, np.ones((resolution, resolution), bool))
+        return found_mask(recrop(probability, wide, view.crop), view), "found"
 
 
-def found_mask(backend: MaskBackend, view: View, photo: UInt8) -> UInt8:
-    """Return the largest part (R, R) of what `backend` finds inside the object box."""
-    probability = np.rint(255 * backend(photo, view.region)).astype(np.uint8)
-    return largest_component(probability, view.region)
+def found_mask(probability: Float32, view: View) -> UInt8:
+    """Return the largest part (R, R) inside the object box of what a back end finds, `probability` (R, R) in 0..1."""
+    return largest_component(np.rint(255 * probability).astype(np.uint8), view.region)
 
 
 @dataclass(frozen=True)
@@ -122,7 +131,8 @@ def by_colour(masked: Sequence[MaskedView], outputs: Path, progress: Progress) -
         return list(masked), []
 
     def again(one: MaskedView) -> MaskedView:
-        mask = found_mask(grabcut, one.view, read_image(outputs / "images" / one.view.name))
+        photo = read_image(outputs / "images" / one.view.name)
+        mask = found_mask(grabcut(photo, one.view.region), one.view)
         write_png(outputs / "masks" / one.view.name, mask)
         return masked_view(one.view, mask, "by colour")
 

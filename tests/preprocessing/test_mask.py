@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from preprocessing import condition, mask
-from preprocessing.benchmark_masks import mask_table, measure_masks
+from preprocessing.benchmark_masks import measure_masks
 from preprocessing.crop import Crop, photo_rectangle, whole_pixels
 from preprocessing.images import UInt8
 from preprocessing.masks import masker
@@ -196,14 +196,18 @@ def test_the_measure_of_masks_finds_the_bad_one(spot_with_masks: StageInputs, tm
     wrong = read(SPOT / "truth" / "masks" / "000012.png")
     wrong[: len(wrong) // 2] = 0  # half of the object is missing
     inputs = with_masks(spot_with_masks, tmp_path, {12: wrong})
-    as_given, refined = mask_table(
-        "spot", inputs, SPOT / "truth" / "masks", {"user": MaskConfig(backend="user", resolution=192)}, LogProgress()
-    )
-    assert (as_given["views"], as_given["worst_frame"], as_given["below_090"]) == (12, 12, [12])
-    assert as_given["mean"] == pytest.approx((11 + as_given["worst"]) / 12, abs=0.01)
-    assert as_given["worst"] < 0.8
-    assert as_given["trust_correlation"] is None
-    assert (refined["views"], refined["left_out"], refined["below_090"]) == (11, 1, [])
+    as_given, refined = (
+        measure_masks(
+            "spot", "user", inputs, SPOT / "truth" / "masks",
+            MaskConfig(backend="user", resolution=192, refine=refine), LogProgress(),
+        )
+        for refine in (False, True)
+    )  # fmt: skip
+    assert (as_given.views, as_given.worst_frame, as_given.below_090) == (12, 12, [12])
+    assert as_given.mean == pytest.approx((11 + as_given.worst) / 12, abs=0.01)
+    assert as_given.worst < 0.8
+    assert as_given.trust_correlation is None
+    assert (refined.views, refined.left_out, refined.below_090) == (11, 1, [])
 
 
 def test_the_contact_sheet_shows_every_view(given: Path) -> None:
@@ -236,6 +240,15 @@ def test_empty_and_full_masks_are_left_out_and_named(spot_with_masks: StageInput
     assert [index for index, weight in weights.items() if weight == 0] == [7, 22]
     assert any("frame 7: left out: its mask is empty" in warning for warning in result.warnings)
     assert any("frame 22: left out: its mask fills the whole object box" in warning for warning in result.warnings)
+
+
+def test_an_object_that_leaves_the_photo_is_named(spot_with_masks: StageInputs, tmp_path: Path) -> None:
+    across = read(SPOT / "truth" / "masks" / "000007.png")
+    columns = np.flatnonzero(across.max(0))
+    across[:, columns[len(columns) // 3] : columns[2 * len(columns) // 3]] = 255  # from edge to edge
+    _, result = run_stage(with_masks(spot_with_masks, tmp_path, {7: across}), tmp_path / "mask", refine=False)
+    (warning,) = (text for text in result.warnings if "leaves the photo" in text)
+    assert warning == "the object leaves the photo in frames 7: step back a little there"
 
 
 def test_a_given_mask_that_contradicts_the_others_is_named_and_trusted_less(

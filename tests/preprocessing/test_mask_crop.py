@@ -14,8 +14,10 @@ from preprocessing.crop import (
     box_region,
     crop_image,
     crop_intrinsics,
+    grown_crop,
     photo_rectangle,
     project,
+    recrop,
     square_crop,
     whole_pixels,
 )
@@ -179,3 +181,25 @@ def test_cameras_move_to_the_unit_frame_without_being_scaled() -> None:
     unit = camera_to_unit(pose, unit_to_reference)
     assert np.allclose(unit[:3, :3], pose[:3, :3])
     assert np.allclose(unit[:3, 3], [(1 - 0.5) * 4, (2 + 1) * 4, (3 - 2) * 4])
+
+
+@pytest.mark.parametrize(
+    ("crop", "growth"), [(Crop(200, 150, 100), 1.5), (Crop(5, 300, 150), 1.4), (Crop(-40, -60, 560), 1.3)]
+)
+def test_a_grown_crop_holds_the_crop_and_leads_back_to_it(crop: Crop, growth: float) -> None:
+    width, height = 640, 480
+    wide = grown_crop(crop, growth, width, height)
+    assert wide.side == round(growth * crop.side)
+    assert wide.left <= crop.left
+    assert wide.top <= crop.top
+    assert wide.left + wide.side >= crop.left + crop.side
+    assert wide.top + wide.side >= crop.top + crop.side
+    if wide.side <= height:
+        assert wide.left >= 0
+        assert wide.top + wide.side <= height
+    y, x = np.mgrid[0:height, 0:width]
+    scene = np.uint8(127 + 60 * np.sin(x / 25) + 60 * np.cos(y / 31))  # smooth: what is left is where it lies
+    found = recrop(crop_image(scene, wide, 256).astype(np.float32), wide, crop)
+    photo = whole_pixels(photo_rectangle(crop, width, height, 256))
+    difference = np.abs(found - crop_image(scene, crop, 256))[photo][4:-4, 4:-4]
+    assert difference.max() < 4  # half a pixel of 256 would be more
