@@ -70,6 +70,22 @@ def reconstruct(
     return open_model(folder)
 
 
+def import_scan(
+    source: AnyPath,
+    out: AnyPath,
+    *,
+    capture_id: str | None = None,
+    metres_per_unit: float | None = None,
+    progress: Progress | None = None,
+) -> Any:
+    """Write a scan of another tool as a capture bundle into the new folder `out`; returns `importers.Imported`.
+
+    `metres_per_unit` gives true size to a scan without one. `reconstruct` takes such scans directly, too.
+    """
+    importers = importlib.import_module("scan2twin.importers")  # pulls in image libraries
+    return importers.import_scan(Path(source), Path(out), capture_id, metres_per_unit, progress=progress)
+
+
 def open_model(folder: AnyPath) -> Model:
     """Open a folder that `reconstruct` or `scan2twin run` left. Raises InputError if it is none."""
     file = Path(folder) / "report.json"

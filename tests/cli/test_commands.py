@@ -1,12 +1,14 @@
 """The command line as a user meets it: real processes, exit codes, one message, nothing left behind."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import trimesh
 
 SPOT = Path(__file__).resolve().parents[1] / "data" / "spot-capture" / "capture"
 
@@ -137,3 +139,27 @@ def test_the_summary_says_how_good_the_model_is(
     report = {"size_m": [0.1, 0.2, 0.3], "metric": True, "triangles": 9}
     summarise(report | dict(zip(("heldout_psnr_foreground", "mask_iou_heldout"), figures, strict=True)), tmp_path, 1.0)
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_measure_and_compare_answer(tmp_path: Path, store: Path) -> None:
+    for name, size in (("a.stl", 100.0), ("b.stl", 101.0)):
+        trimesh.creation.icosphere(subdivisions=2, radius=size).export(tmp_path / name)
+    environment = {**os.environ, "COLUMNS": "200"}
+
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "scan2twin", *arguments]
+        return subprocess.run(words, capture_output=True, text=True, check=False, env=environment, cwd=tmp_path)
+
+    found = json.loads(command("measure", "a.stl", "--unit", "mm", "--distance", "0,0,0:0,0,1", "--json").stdout)
+    assert found["size"] == pytest.approx([0.2, 0.2, 0.2], rel=0.01)
+    assert found["distances"] == [1.0]
+    assert "closed" in command("measure", "a.stl").stderr
+    units = ("--unit-a", "mm", "--unit-b", "mm", "--align", "none")
+    found = json.loads(command("compare", "a.stl", "b.stl", *units, "--map", "map.glb", "--json").stdout)
+    assert found["mean_signed"] == pytest.approx(-0.001, rel=0.05)
+    assert (tmp_path / "map.glb").is_file()
+    for arguments in (("measure", "none.stl"), ("measure", "a.stl", "--distance", "1,2:3"), ("compare", "a.stl", "c")):
+        answer = command(*arguments)
+        assert answer.returncode == 2
+        assert answer.stderr.startswith("error: ")
+        assert "Traceback" not in answer.stderr
