@@ -25,7 +25,7 @@ def import_(
     ] = None,
     max_frames: Annotated[
         int, typer.Option("--max-frames", min=3, max=2000, help="Frames taken of a video or a recording at most.")
-    ] = 200,
+    ] = 120,
 ) -> None:
     """Turn a scan of another tool into a capture bundle, ready for `scan2twin run`, which also takes it directly."""
     from scan2twin.importers import import_scan  # pulls in image libraries

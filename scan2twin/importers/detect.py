@@ -22,7 +22,7 @@ from scan2twin.importers.transforms import NAMES, read_transforms
 from scan2twin.importers.video import VIDEO_SUFFIXES
 from scan2twin.progress import LogProgress, Progress
 
-MAX_FRAMES = 200  # taken from a video or a recording of every frame; a walk round an object needs no more
+MAX_FRAMES = 120  # taken from a video or a recording of every frame: a step of 3° round the object
 EXPECTED = (
     "expected transforms.json (nerfstudio, instant-ngp, NeRFCapture, Blender), Polycam's keyframes/, Record3D's .r3d, "
     "Stray Scanner's odometry.csv, a COLMAP model with images/, poses_bounds.npy (LLFF), a folder of photos, or a video"

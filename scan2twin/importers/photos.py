@@ -23,8 +23,8 @@ from scan2twin.progress import Progress
 
 SEED = 0
 LONG_SIDE = 1000  # pixels of the photos that features are found in
-FEATURES = 8000  # a photo; a smooth object gives few strong ones
-PEAK_THRESHOLD = 0.004  # of SIFT's contrast, below its 0.0067: the same reason
+FEATURES = 8000  # a photo, at most
+PEAK_THRESHOLD = 0.004  # of SIFT's contrast, below its 0.0067: a smooth object gives few strong features
 CAMERA_MODEL = "SIMPLE_RADIAL"  # f cx cy k; more coefficients let the first pair run away
 ALL_PAIRS_UP_TO = 20  # photos; with more, each is matched with those most like it
 PARTNERS = 16  # most like it
@@ -33,6 +33,7 @@ SAMPLED = 1000  # features of a photo, the largest, by which likeness is judged
 RATIO = 0.8  # Lowe 2004, section 7.1
 MIN_PHOTOS = 3  # with fewer there is no shape
 JPEG_QUALITY = 95
+ENOUGH_INLIERS = 150  # points that two photos share; with fewer, more are looked for
 # Of the mapper, below its 100, 30 and 15: with few photos wide apart, those that overlap share few points.
 FIRST_PAIR_INLIERS, NEXT_PHOTO_INLIERS, PAIR_INLIERS = 50, 20, 10
 
@@ -117,15 +118,14 @@ def structure_from_motion(work: Path, count: int, progress: Progress) -> Any:
         database, photos, camera_mode=pycolmap.CameraMode.SINGLE, reader_options=reader, extraction_options=extraction
     )
     progress.advance(count)
-    matching = pycolmap.FeatureMatchingOptions()
-    matching.guided_matching = True  # doubles the matches, which is what joins groups of photos to one model
-    pairing = pycolmap.ImportedPairingOptions()
-    pairing.match_list_path = work / "pairs.txt"
     pairs = _pairs(database)
-    (work / "pairs.txt").write_text("".join(f"{a} {b}\n" for a, b in pairs), encoding="utf-8")
     progress.start("matching pairs of photos", len(pairs))
-    pycolmap.match_image_pairs(database, matching_options=matching, pairing_options=pairing)
+    _match(database, pairs, work, guided=False)
     progress.advance(len(pairs))
+    weak = _forget_weak_pairs(database)
+    progress.start("matching weak pairs again", len(weak))
+    _match(database, weak, work, guided=True)
+    progress.advance(len(weak))
     progress.start("finding cameras", count)
     mapping = pycolmap.IncrementalPipelineOptions()
     mapping.random_seed = SEED
@@ -138,6 +138,38 @@ def structure_from_motion(work: Path, count: int, progress: Progress) -> Any:
         database, photos, work, options=mapping, next_image_callback=lambda: progress.advance()
     )
     return max(models.values(), key=lambda model: model.num_reg_images(), default=None)
+
+
+def _match(database: Path, pairs: Sequence[tuple[str, str]], work: Path, *, guided: bool) -> None:
+    """Match and verify pairs; `guided` looks again along the epipolar lines, which takes seven times as long."""
+    import pycolmap
+
+    matching = pycolmap.FeatureMatchingOptions()
+    matching.guided_matching = guided
+    pairing = pycolmap.ImportedPairingOptions()
+    pairing.match_list_path = work / "pairs.txt"
+    (work / "pairs.txt").write_text("".join(f"{a} {b}\n" for a, b in pairs), encoding="utf-8")
+    if pairs:
+        pycolmap.match_image_pairs(database, matching_options=matching, pairing_options=pairing)
+
+
+def _forget_weak_pairs(database: Path) -> list[tuple[str, str]]:
+    """Delete what was verified of pairs with few points in common, keeping their matches; return their names.
+
+    Guided matching doubles their points, which is what joins groups of photos to one model.
+    """
+    import pycolmap
+
+    with pycolmap.Database.open(database) as opened:
+        names = {image.image_id: image.name for image in opened.read_all_images()}
+        weak = [
+            pycolmap.pair_id_to_image_pair(pair)
+            for pair, inliers in zip(*opened.read_two_view_geometry_num_inliers(), strict=True)
+            if PAIR_INLIERS <= inliers < ENOUGH_INLIERS
+        ]
+        for a, b in weak:
+            opened.delete_two_view_geometry(a, b)
+    return [(names[a], names[b]) for a, b in weak]
 
 
 def _pairs(database: Path) -> list[tuple[str, str]]:
