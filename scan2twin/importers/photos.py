@@ -52,6 +52,8 @@ def read_video(video: Path, scratch: Path, max_frames: int, progress: Progress) 
     """Take `max_frames` frames of a video, evenly spread, and find their cameras. Raises CaptureError."""
     (scratch / "video").mkdir()
     frames = extract_frames(video, spread(frame_count(video), max_frames), scratch / "video")
+    if len(frames) < MIN_PHOTOS:
+        raise CaptureError(f"{video.name}: {len(frames)} frames could be decoded; was it cut off? copy it again")
     return read_photos(list(frames.values()), scratch, progress)
 
 

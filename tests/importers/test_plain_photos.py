@@ -105,6 +105,18 @@ def test_a_video_is_photos(tmp_path: Path) -> None:
     assert len(read_capture(tmp_path / "bundle").frames) == 6
 
 
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.9])
+def test_a_cut_off_video_is_refused_by_name(kept: float, tmp_path: Path) -> None:
+    video = cv2.VideoWriter(str(tmp_path / "walk.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+    for k in range(10):
+        video.write(np.full((48, 64, 3), 20 * k, np.uint8))
+    video.release()
+    raw = (tmp_path / "walk.mp4").read_bytes()
+    (tmp_path / "walk.mp4").write_bytes(raw[: int(kept * len(raw))])
+    with pytest.raises(CaptureError, match=r"walk\.mp4: .*was it cut off"):
+        import_scan(tmp_path / "walk.mp4", tmp_path / "bundle")
+
+
 def test_photos_of_nothing_are_refused(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for k in range(4):
