@@ -1,10 +1,12 @@
 """One cluster, one S3 server and one Airflow for all tests of the Kubernetes runner."""
 
 import json
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,7 @@ class Studio:
     def __init__(self, airflow: LocalAirflow, kubernetes: ApiDouble, proxy: FaultProxy, store: ArtifactStore) -> None:
         self.airflow, self.kubernetes, self.proxy, self.store = airflow, kubernetes, proxy, store
         self.cluster = kubernetes.cluster
+        self._orphans: list[int] = []  # process groups of schedulers that were killed: their workers live on
 
     @property
     def api(self) -> AirflowApi:
@@ -91,10 +94,17 @@ class Studio:
         scheduler = self.airflow._processes["scheduler"]
         scheduler.kill()
         scheduler.wait()
+        self._orphans.append(scheduler.pid)
         try:
             yield
         finally:
             self.airflow._start("scheduler", ["scheduler", "--skip-serve-logs"])
+
+    def end_orphans(self) -> None:
+        """End what the killed schedulers left running."""
+        for group in self._orphans:
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
 
     def wait_for(self, what: str, look: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + LIMIT_S
@@ -125,4 +135,6 @@ def studio(tmp_path_factory: pytest.TempPathFactory, api: ApiDouble, s3: Embedde
         with LocalAirflow(home, settings, components=(*COMPONENTS, TRIGGERER)) as airflow:
             airflow.wait_until_ready(DAG_ID)
             api.calls.clear()  # from here on they are Airflow's
-            yield Studio(airflow, api, proxy, open_store(s3.uri))
+            studio = Studio(airflow, api, proxy, open_store(s3.uri))
+            yield studio
+            studio.end_orphans()
