@@ -23,9 +23,10 @@ Float64 = npt.NDArray[np.float64]
 Float32 = npt.NDArray[np.float32]
 
 VOTE_RESOLUTION = 256  # side of the masks that vote, pixels
-# Shares of the views that must agree. A mask may not reach beyond what 80 % allow; what 90 % say is object is held
-# to be object in a view that says otherwise.
-OUTER_SHARE, INNER_SHARE = 0.8, 0.9
+# A mask may not reach beyond what 80 % of the views allow. What is to be object in a view that says otherwise may be
+# denied by one view in twenty, by one of few: of more (one in ten), gaps that few views look through, as between legs,
+# were filled; of none, one wrong mask would carve into all others.
+OUTER_SHARE, INNER_DISSENT, FEW_DISSENTERS = 0.8, 0.05, 1.5
 BODY_SHARE = 0.7  # for the first look: rather too large a box than one that cuts the object
 COARSE_VOXELS, VOXELS = 48, 128  # along the longest side of the box
 TOLERANCE = 0.03  # how far below the median a mask's agreement may lie without harm: voxels are coarse
@@ -84,7 +85,8 @@ def _shares(views: Sequence[View], ballots: Sequence[UInt8], weights: Float32, g
 def build_hull(views: Sequence[View], ballots: Sequence[UInt8], weights: Float32, grid: Grid) -> Hull:
     """Return the hull that `ballots` (each `VOTE_RESOLUTION`², with weights (V,)) agree on; empty if they do not."""
     shares = _shares(views, ballots, weights, grid)
-    inner, outer = (shell(grid, largest_body(shares >= share)) for share in (INNER_SHARE, OUTER_SHARE))
+    inner_share = 1 - max(INNER_DISSENT, FEW_DISSENTERS / len(views))
+    inner, outer = (shell(grid, largest_body(shares >= share)) for share in (inner_share, OUTER_SHARE))
     return Hull(inner, outer, grid.step)
 
 

@@ -478,6 +478,45 @@ def test_pixels_are_normalised_as_each_family_of_networks_was_trained(name: str,
     assert tensor[0, 0, 0, 0] == pytest.approx(expected, abs=1e-6)
 
 
+def mean_of_channels(path: Path) -> Path:
+    """Write the smallest ONNX network that OnnxBackend runs: (1, 3, any, any) to the mean of the channels."""
+
+    def field(number: int, value: int | bytes | str) -> bytes:  # protobuf: all numbers and lengths here are below 128
+        if isinstance(value, int):
+            return (
+                bytes([number << 3, value]) if number < 16 else bytes([number << 3 & 0x7F | 0x80, number >> 4, value])
+            )
+        data = value.encode() if isinstance(value, str) else value
+        return bytes([number << 3 | 2, len(data)]) + data
+
+    def tensor(name: str, *dims: int | str) -> bytes:
+        shape = b"".join(field(1, field(2 if isinstance(dim, str) else 1, dim)) for dim in dims)
+        return field(1, name) + field(2, field(1, field(1, 1) + field(2, shape)))
+
+    axes = field(1, "axes") + field(8, 1) + field(20, 7)  # ReduceMean over axis 1, which it keeps
+    node = field(1, "x") + field(2, "y") + field(4, "ReduceMean") + field(5, axes)
+    graph = (
+        field(1, node) + field(2, "g") + field(11, tensor("x", 1, 3, "h", "w")) + field(12, tensor("y", 1, 1, "h", "w"))
+    )
+    path.write_bytes(field(1, 8) + field(7, graph) + field(8, field(1, "") + field(2, 13)))
+    return path
+
+
+@pytest.mark.parametrize("family", ["imagenet", "birefnet"])
+def test_logits_become_probabilities_and_an_open_size_the_familys(family: str, tmp_path: Path) -> None:
+    """A network that gives back its input's brightness, on a photo of three grey stripes."""
+    photo = np.zeros((60, 90, 3), np.uint8)
+    photo[20:40], photo[40:] = 90, 255
+    expected = ((np.array([0, 90, 255]) / 255)[:, None] - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    expected = expected.mean(1)
+    if family == "birefnet":
+        expected = 1 / (1 + np.exp(-expected))
+    expected = (expected - expected[0]) / (expected[2] - expected[0])
+    backend = network(str(mean_of_channels(tmp_path / "mean.onnx")), None, family)
+    found = backend(photo, np.ones((60, 90), bool))
+    assert found[[10, 30, 50], 45] == pytest.approx(expected, abs=1e-5)
+
+
 def test_grabcut_finds_what_differs_from_the_surroundings() -> None:
     rng = np.random.default_rng(0)
     photo = rng.integers(60, 90, (120, 160, 3), np.uint8)
