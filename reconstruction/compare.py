@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from reconstruction.closest_point import TriangleTree
-from reconstruction.solid import Solid, load_solid
+from reconstruction.solid import Solid, is_metric, load_solid
 from scan2twin.errors import InputError
 from scan2twin.frames import Document, Matrix4
 
@@ -33,8 +33,9 @@ SEED = 0
 
 
 class Comparison(Document):
-    """What `scan2twin compare` prints. Lengths in metres."""
+    """What `scan2twin compare` prints. Lengths in metres unless `metric` is false: then in B's own unit."""
 
+    metric: bool  # B's scale is known, and A's too, or A took B's
     a_to_b: Matrix4  # 4×4, row major: the motion that brought A onto B
     scale: float  # of that motion; 1 unless a similarity was asked for
     mean: float  # of the distances from A to B and from B to A together
@@ -78,6 +79,7 @@ def compare(
     if map_file is not None:
         _write_map(moved, at_vertices.signed / reach, map_file)
     return Comparison(
+        metric=is_metric(b) and (align == "similarity" or is_metric(a)),
         a_to_b=motion.tolist(),
         scale=float(np.cbrt(np.linalg.det(motion[:3, :3]))),
         mean=float(both.mean()),

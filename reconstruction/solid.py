@@ -1,5 +1,6 @@
 """A mesh file of any program, as a plain surface in metres, and what can be measured of it."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -116,4 +117,7 @@ def measure(path: Path, pairs: Sequence[tuple[Sequence[float], Sequence[float]]]
 def is_metric(path: Path) -> bool:
     """Tell whether lengths are true: false only where a model folder says that its scale is unknown."""
     info = (path if path.is_dir() else path.parent) / "model.json"
-    return '"metric": false' not in info.read_text(encoding="utf-8") if info.is_file() else True
+    try:
+        return bool(json.loads(info.read_bytes()).get("metric", True))
+    except (OSError, ValueError, AttributeError):
+        return True  # a file of another program, which has no model.json

@@ -77,16 +77,19 @@ def compare(
     if json_:
         print_json(found.model_dump())
         return
+    factor, unit = (1000.0, "mm") if found.metric else (1.0, "units")
     table = Table(box=None, show_header=False)
     for name, value in (
         ("mean distance", found.mean), ("root mean square", found.rms), ("95 % are within", found.p95),
         ("largest (Hausdorff)", found.hausdorff), ("mean, outside +", found.mean_signed),
     ):  # fmt: skip
-        table.add_row(name, f"{1000 * value:.4g} mm")
+        table.add_row(name, f"{factor * value:.4g} {unit}")
+    if not found.metric:
+        table.add_row("scale", "unknown; --align similarity lets A take B's")
     if align is Align.SIMILARITY:
         table.add_row("scale of A", f"{found.scale:.5f}")
     if map_ is not None:
-        table.add_row("map", f"{map_}, colours end at ± {1000 * found.color_range:.4g} mm")
+        table.add_row("map", f"{map_}, colours end at ± {factor * found.color_range:.4g} {unit}")
     console.print(table)
 
 

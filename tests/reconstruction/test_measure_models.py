@@ -75,6 +75,13 @@ def test_a_model_of_unknown_scale_is_told(tmp_path: Path) -> None:
     save(tmp_path, "model.glb", trimesh.creation.box())
     (tmp_path / "model.json").write_text(json.dumps({"metric": False}))
     assert not measure(tmp_path, []).metric
+    (tmp_path / "cad").mkdir()
+    cad = save(tmp_path / "cad", "cad.ply", trimesh.creation.box())
+    assert not compare(tmp_path, cad, align="none").metric
+    assert compare(tmp_path, cad, align="similarity").metric
+    assert not compare(cad, tmp_path, align="similarity").metric
+    (tmp_path / "model.json").write_text("damaged")
+    assert measure(tmp_path, []).metric
 
 
 @pytest.mark.parametrize(
