@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 VALIDATOR := $(if $(shell command -v npm),tests/node_modules/.package-lock.json)
 RECORDER := recorder-app/node_modules/.package-lock.json
 
-.PHONY: setup demo test lint format types docs lock clean recorder recorder-lint recorder-test
+.PHONY: setup demo test lint format types docs lock clean recorder recorder-lint recorder-serve recorder-test
 
 setup: $(STAMP) $(VALIDATOR) $(if $(VALIDATOR),$(RECORDER))
 
@@ -35,6 +35,11 @@ recorder-lint: $(RECORDER) ## types, eslint and prettier of the phone's app
 
 recorder-test: $(RECORDER) ## the app's unit tests
 	npm test --silent --prefix recorder-app
+
+recorder-serve: ## phones in this network reach a running `scan2twin up`: make recorder-serve HOST=<this machine's address>
+	@test -n "$(HOST)" || { echo "say HOST=<this machine's address in the network>, such as HOST=192.168.1.20"; exit 2; }
+	. "$${XDG_DATA_HOME:-$$HOME/.local/share}/scan2twin/airflow/store.env" && \
+	  HOST=$(HOST) STORE=$${SCAN2TWIN_STORE#s3+http://} caddy run --adapter caddyfile --config recorder-app/Caddyfile
 
 demo: $(STAMP) ## the sample capture through the Airflow DAG, to out/demo/model.glb
 	$(BIN)/scan2twin demo --out out/demo

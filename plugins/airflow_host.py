@@ -1,6 +1,7 @@
 """The ingest API as part of Airflow's API server: who may pair phones, which store they fill, how runs start."""
 
 import os
+import re
 from typing import Annotated, Any
 
 from airflow.api.common.trigger_dag import trigger_dag
@@ -8,12 +9,17 @@ from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessE
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
 from airflow.configuration import conf
 from airflow.exceptions import DagNotFound, DagRunAlreadyExists
+from airflow.models.dagrun import DagRun
+from airflow.utils.session import create_session
 from airflow.utils.types import DagRunTriggeredByType
 from fastapi import Depends
+from sqlalchemy import select
 
 from plugins.api import Host, create_app
 from plugins.tokens import signing_key
 from plugins.uploads import Uploads
+from plugins.views import ViewHost
+from scan2twin.capture.models import CAPTURE_ID_PATTERN
 from scan2twin.errors import ConfigError, StoreError
 from scan2twin.store import open_store
 from scan2twin.store.s3 import S3Store
@@ -24,10 +30,16 @@ PUBLIC_URL_VARIABLE = "SCAN2TWIN_PUBLIC_URL"  # this API server as phones reach 
 PRESET_VARIABLE = "SCAN2TWIN_UPLOAD_PRESET"  # of the runs that uploads start
 
 _may_start = requires_access_dag(method="POST", access_entity=DagAccessEntity.RUN, param_dag_id=DAG_ID)
+_may_see = requires_access_dag(method="GET", access_entity=DagAccessEntity.RUN, param_dag_id=DAG_ID)
 
 
 def operator(user: GetUserDep, allowed: Annotated[None, Depends(_may_start)]) -> str:
     """Return the name of the signed-in user, who may start runs of the DAG; 401 or 403 otherwise."""
+    return str(user.get_name())
+
+
+def reader(user: GetUserDep, allowed: Annotated[None, Depends(_may_see)]) -> str:
+    """Return the name of the signed-in user, who may see the DAG's runs; 401 or 403 otherwise."""
     return str(user.get_name())
 
 
@@ -57,6 +69,14 @@ def start_run(capture_id: str, user: str) -> str:
     return run_id
 
 
+def capture_of_run(run_id: str) -> str | None:
+    """Return the capture that a run is for, or None if there is no such run."""
+    with create_session() as session:
+        found = session.scalar(select(DagRun.conf).where(DagRun.dag_id == DAG_ID, DagRun.run_id == run_id))
+    capture_id = (found or {}).get("capture_id")
+    return capture_id if isinstance(capture_id, str) and re.fullmatch(CAPTURE_ID_PATTERN, capture_id) else None
+
+
 app = create_app(
     Host(
         operator=operator,
@@ -64,5 +84,6 @@ app = create_app(
         signing_key=lambda: signing_key(conf.get_mandatory_value("api", "secret_key")),
         start_run=start_run,
         public_url=lambda: os.environ.get(PUBLIC_URL_VARIABLE),
-    )
+    ),
+    ViewHost(reader=reader, store=open_store, capture_of_run=capture_of_run),
 )

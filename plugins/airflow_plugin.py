@@ -17,7 +17,7 @@ class _Applications:
 
 
 class Scan2TwinPlugin(AirflowPlugin):  # type: ignore[misc]  # Airflow is untyped here
-    """The ingest API and its page in Airflow's menu."""
+    """The ingest API, and the pages in Airflow's menu and on its runs."""
 
     name = "scan2twin"
     fastapi_apps: ClassVar[Any] = _Applications()
@@ -28,5 +28,18 @@ class Scan2TwinPlugin(AirflowPlugin):  # type: ignore[misc]  # Airflow is untype
             "destination": "nav",
             "category": "browse",
             "url_route": "record",
-        }
+        },
+        {
+            "name": "Captures and models",
+            "href": f"{URL_PREFIX}/gallery",
+            "destination": "nav",
+            "category": "browse",
+            "url_route": "captures-and-models",
+        },
+        {
+            "name": "3D model",
+            "href": f"{URL_PREFIX}/runs/{{RUN_ID}}/model",
+            "destination": "dag_run",
+            "url_route": "model",
+        },
     ]

@@ -33,6 +33,7 @@ from plugins.uploads import (
     UploadStatus,
     parse_document,
 )
+from plugins.views import ViewHost, view_routes
 from scan2twin.capture.models import CAPTURE_ID_PATTERN
 from scan2twin.errors import InputError, StoreError
 
@@ -124,8 +125,8 @@ _FAULTS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def create_app(host: Host) -> FastAPI:
-    """Return the ingest API and the recorder's files as an application to be mounted."""
+def create_app(host: Host, views: ViewHost) -> FastAPI:
+    """Return the ingest API, the pages and the recorder's files as an application to be mounted."""
     app = FastAPI(
         title="scan2twin ingest", version="1", description=__doc__, docs_url=None, redoc_url=None, openapi_url=None
     )
@@ -136,6 +137,7 @@ def create_app(host: Host) -> FastAPI:
     app.include_router(_operator_routes(host), prefix="/api", tags=["operators"], responses=_FAULTS)
     app.include_router(_phone_routes(host), prefix="/api/captures", tags=["phones"], responses=_FAULTS)
     app.include_router(_page_routes(host))
+    app.include_router(view_routes(views))
     app.mount("/pages", StaticFiles(directory=PAGES), name="pages")
     app.mount("/recorder", StaticFiles(directory=RECORDER, html=True, check_dir=False), name="recorder")
     return app
@@ -161,10 +163,11 @@ def _operator_routes(host: Host) -> APIRouter:
         """Let a phone upload one capture in the name of the signed-in user."""
         host.uploads()  # no QR code for what cannot work
         pairing, token = issue(user, host.signing_key())
-        base = host.public_url() or str(request.base_url)
+        server = host.public_url() or f"{request.url.scheme}://{request.url.netloc}"
+        base = server.rstrip("/") + str(request.scope.get("root_path", ""))
         # The part after # stays in the browser: no log on the way has the token.
-        link = f"{base.rstrip('/')}/recorder/#pair={token}"
-        qr = segno.make(link, error="m").svg_inline(scale=4, border=4)
+        link = f"{base}/recorder/#pair={token}"
+        qr = segno.make(link, error="m").svg_inline(omitsize=True, border=4)
         return NewPairing(id=pairing.id, link=link, qr_svg=qr, expires_at=pairing.expires_at)
 
     @router.get("/pairings/{pairing_id}")

@@ -9,6 +9,7 @@ from ingest_server import KEY, Server, signed_in
 
 from plugins.api import Host, create_app
 from plugins.uploads import Uploads
+from plugins.views import ViewHost
 from scan2twin.s3server import EmbeddedS3
 from scan2twin.store.s3 import S3Store
 
@@ -34,7 +35,11 @@ def server(s3_server: EmbeddedS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
         Host(
             operator=signed_in, uploads=lambda: Uploads(store, store), signing_key=lambda: KEY, start_run=start_run,
             public_url=lambda: None,
-        )
+        ),
+        ViewHost(
+            reader=signed_in, store=lambda: store,
+            capture_of_run=lambda run_id: run_id.removeprefix("run/") if run_id.startswith("run/") else None,
+        ),
     )  # fmt: skip
     running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=running.run, daemon=True)

@@ -155,7 +155,11 @@ class TestTokens:
         assert len(routes) >= 7
         for route in routes:
             path = route.path
-            path = path.replace("{pairing_id}", "0" * 32).replace("{capture_id}", "some-capture")
+            path = (
+                path.replace("{pairing_id}", "0" * 32)
+                .replace("{capture_id}", "some-capture")
+                .replace("{run_id:path}", "some/run")
+            )
             for method in route.methods:
                 assert server.call(method, path, {}, root="")[0] == 401, (method, path)
                 assert server.call(method, path, {}, token="forged", root="")[0] == 401, (method, path)
