@@ -16,7 +16,7 @@ import segno
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi import Path as PathParameter
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
@@ -139,7 +139,10 @@ def create_app(host: Host, views: ViewHost) -> FastAPI:
     app.include_router(_page_routes(host))
     app.include_router(view_routes(views))
     app.mount("/pages", StaticFiles(directory=PAGES), name="pages")
-    app.mount("/recorder", StaticFiles(directory=RECORDER, html=True, check_dir=False), name="recorder")
+    if RECORDER.is_dir():
+        app.mount("/recorder", StaticFiles(directory=RECORDER, html=True), name="recorder")
+    else:
+        app.add_route("/recorder/", _not_built)
     return app
 
 
@@ -252,6 +255,12 @@ def _complete(host: Host, pairing: Pairing, capture_id: str, raw: bytes) -> Comp
 def _limit(limiter: RateLimiter, client: str) -> None:
     if wait_s := limiter.wait_s(client):
         raise HTTPException(429, "too many requests", {"Retry-After": str(math.ceil(wait_s))})
+
+
+async def _not_built(request: Request) -> Response:
+    return PlainTextResponse(
+        "The recorder is not built on this server: run `make recorder` there, start it again.", 503
+    )
 
 
 def _upload_error(request: Request, error: Exception) -> Response:

@@ -1,11 +1,16 @@
 """The gallery and a run's model: real objects in a real store, in every state."""
 
+import asyncio
 from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
-from ingest_server import HTTP, Server, sha256
+from ingest_server import HTTP, Server, sha256, signed_in
 
-from plugins.views import render_gallery
+from plugins import api
+from plugins.views import ViewHost, render_gallery
 from scan2twin.store.artifacts import read_manifest
 from scan2twin.store.captures import CaptureLocation
 from scan2twin.store.manifest import Durations, FileEntry, Manifest
@@ -77,3 +82,22 @@ def test_a_run_shows_its_model_or_that_there_is_none_yet(server: Server, model: 
     for run in ("run/still-in-work", "no-such-run"):
         status, page, _ = get(server, f"/runs/{run}/model")
         assert (status, "There is no model yet" in page) == (200, True)
+
+
+def test_a_server_without_the_built_recorder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "RECORDER", tmp_path / "nothing")
+
+    def unused(*_: object) -> Any:
+        raise AssertionError
+
+    app = api.create_app(
+        api.Host(operator=signed_in, uploads=unused, signing_key=unused, start_run=unused, public_url=unused),
+        ViewHost(reader=signed_in, store=unused, capture_of_run=unused),
+    )
+
+    async def get_recorder() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+            return await client.get("/recorder/")
+
+    answer = asyncio.run(get_recorder())
+    assert (answer.status_code, "make recorder" in answer.text) == (503, True)
