@@ -27,6 +27,7 @@ VOTE_RESOLUTION = 256  # side of the masks that vote, pixels
 # denied by one view in twenty, by one of few: of more (one in ten), gaps that few views look through, as between legs,
 # were filled; of none, one wrong mask would carve into all others.
 OUTER_SHARE, INNER_DISSENT, FEW_DISSENTERS = 0.8, 0.05, 1.5
+LIKELY_SHARE = 0.9  # for the silhouettes that masks are compared with
 BODY_SHARE = 0.7  # for the first look: rather too large a box than one that cuts the object
 COARSE_VOXELS, VOXELS = 48, 128  # along the longest side of the box
 TOLERANCE = 0.03  # how far below the median a mask's agreement may lie without harm: voxels are coarse
@@ -42,8 +43,9 @@ OUTLINE_BAND, HULL_SLACK = 3, 4
 class Hull:
     """The consensus of all views: voxel centres (N, 3) of the outer layers, reference frame, and the voxels' side."""
 
-    inner: Float64
-    outer: Float64
+    inner: Float64  # what a mask is offered
+    likely: Float64  # what it is compared with
+    outer: Float64  # what it may reach
     step: float
 
 
@@ -86,15 +88,17 @@ def build_hull(views: Sequence[View], ballots: Sequence[UInt8], weights: Float32
     """Return the hull that `ballots` (each `VOTE_RESOLUTION`², with weights (V,)) agree on; empty if they do not."""
     shares = _shares(views, ballots, weights, grid)
     inner_share = 1 - max(INNER_DISSENT, FEW_DISSENTERS / len(views))
-    inner, outer = (shell(grid, largest_body(shares >= share)) for share in (inner_share, OUTER_SHARE))
-    return Hull(inner, outer, grid.step)
+    inner, likely, outer = (
+        shell(grid, largest_body(shares >= share)) for share in (inner_share, LIKELY_SHARE, OUTER_SHARE)
+    )
+    return Hull(inner, likely, outer, grid.step)
 
 
 def agreement(views: Sequence[View], ballots: Sequence[UInt8], hull: Hull) -> Float32:
     """Return for each view the IoU (V,) of its ballot and the hull's silhouette."""
     return np.array(
         [
-            iou(mask, silhouette(hull.inner, hull.step, view, VOTE_RESOLUTION))
+            iou(mask, silhouette(hull.likely, hull.step, view, VOTE_RESOLUTION))
             for view, mask in zip(views, ballots, strict=True)
         ],
         np.float32,
