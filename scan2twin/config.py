@@ -157,8 +157,8 @@ class ExportConfig(Section):
     )
     origin: Literal["floor", "center", "reference"] = Field(
         "floor",
-        description="where the model's origin lies: floor = in the middle of its underside, center = in the middle of its "
-        "box, reference = at the scan's anchor",
+        description="where the model's origin lies: floor = in the middle of its underside, center = in the middle of "
+        "its box, reference = at the scan's anchor",
     )
     up: Literal["y", "z"] = Field("y", description="the axis that is up in OBJ and PLY; glTF and USDZ are always +Y up")
 
