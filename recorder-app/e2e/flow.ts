@@ -150,8 +150,11 @@ await page.getByLabel('Notes').fill('left side is oily');
 await page.getByRole('button', { name: 'Back' }).click();
 await page.getByText('not uploaded').waitFor();
 const photos = await photosKept();
+// The app starts without a network once its service worker has kept it.
+await page.evaluate(() => navigator.serviceWorker.ready.then(() => undefined));
 await context.setOffline(true);
 await page.reload();
+await shot('offline');
 await page.getByText('Gear box cover').click();
 await page.getByRole('button', { name: 'Upload' }).waitFor();
 const offlineStart = await page.getByLabel('Name').inputValue();

@@ -41,7 +41,7 @@ async function fill(app: App, id: string, status: HTMLElement): Promise<CaptureS
   name.onchange = notes.onchange = () => void save();
   const size = frames.reduce((sum, frame) => sum + frame.size, 0);
   app.root.replaceChildren(
-    button(TEXT.back, () => app.show(homeScreen), 'back'),
+    button(TEXT.back, () => (editable ? save() : Promise.resolve()).then(() => app.show(homeScreen)), 'back'),
     el('h1', {}, capture.header.name),
     status,
     el('label', {}, TEXT.review.name, name),
