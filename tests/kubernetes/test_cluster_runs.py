@@ -4,13 +4,11 @@ The tests share one Airflow; each has a capture of its own.
 """
 
 import json
-import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import urllib3
-import yaml
 from api_double import Refusal
 from cluster import Fault
 from conftest import DAG_ID, LIMIT_S, Studio
@@ -21,7 +19,6 @@ from scan2twin.config import resolve_config
 from scan2twin.runner import import_capture
 from scan2twin.stages import STAGES
 from scan2twin.store.artifacts import read_manifest
-from scan2twin.store.manifest import Manifest
 from scan2twin.store.models import latest_model
 
 pytestmark = pytest.mark.timeout(2 * LIMIT_S)
@@ -37,80 +34,74 @@ def put(studio: Studio, make_capture: MakeCapture, capture_id: str) -> None:
     import_capture(studio.store, folder)
 
 
-def assert_published_once(studio: Studio, capture_id: str) -> dict[str, Manifest]:
-    """Check that the model is there, and of each stage one whole output and nothing else; return their manifests."""
+def assert_published_once(studio: Studio, capture_id: str) -> None:
+    """Check that the model is there, and of each stage one whole output with nothing beside it."""
     assert latest_model(studio.store, capture_id) is not None
-    manifests = {}
-    for name, area in [
-        *((name, f"artifacts/{capture_id}/{name}") for name in NAMES[:-1]),
-        ("publish", f"models/{capture_id}"),
-    ]:
-        objects = [
-            stored.key for stored in studio.store.list_objects(area) if stored.key.count("/") > area.count("/") + 1
-        ]
-        (committed,) = [key.removesuffix("/manifest.json") for key in objects if key.endswith("/manifest.json")]
-        manifest = read_manifest(studio.store, committed)
+    outputs = [f"artifacts/{capture_id}/{name}" for name in NAMES[:-1]] + [f"models/{capture_id}"]
+    for output in outputs:
+        (fingerprint,) = studio.store.list_folders(output)
+        folder = f"{output}/{fingerprint}"
+        manifest = read_manifest(studio.store, folder)
         assert manifest is not None
-        attempts = {key.split("/")[-2] for key in objects if key.endswith("/read.json")}
-        assert attempts == {manifest.attempt}
-        manifests[name] = manifest
-    return manifests
+        parts = {stored.key[len(folder) + 1 :].split("/")[0] for stored in studio.store.list_objects(folder)}
+        assert parts == {"manifest.json", manifest.attempt}
 
 
 def test_a_pod_killed_in_every_stage_is_run_again_and_one_model_is_published(
     studio: Studio, make_capture: MakeCapture
 ) -> None:
-    """Each pod is killed once, that of reconstruct for its memory; and a person looks at the masks."""
     put(studio, make_capture, "killed")
     for name in NAMES:
-        studio.break_pod(Fault.OUT_OF_MEMORY if name == "reconstruct" else Fault.KILLED, "killed", name)
-    studio.start("killed", "killed", allow_smaller_preset=True, review=True)
-    review = f"/dags/{DAG_ID}/dagRuns/killed/taskInstances/review_masks"
-    studio.wait_for("the review", lambda: studio.api.request("GET", review)["state"] == "awaiting_input")
-    body = studio.api.request("GET", f"{review}/-1/hitlDetails")["body"]
-    link = re.search(r"\[Contact sheet\]\((.+)\)", body)
-    assert link is not None
-    assert urllib3.request("GET", link[1]).data == b"a picture"
-    assert studio.pods_of("killed") == [name for name in NAMES[: NAMES.index("reconstruct")] for _ in range(2)]
-    studio.api.request("PATCH", f"{review}/-1/hitlDetails", {"chosen_options": ["Approve"]})
-
+        studio.break_pod(Fault.KILLED, "killed", name)
+    studio.start("killed", "killed")
     assert studio.finish("killed") == "success"
     assert studio.pods_of("killed") == [name for name in NAMES for _ in range(2)]
-    tries = studio.tries("killed")
-    assert {name: tries[name] for name in NAMES} == dict.fromkeys(NAMES, 2)
+    assert {studio.tries("killed")[name] for name in NAMES} == {2}
     assert "exit code 137: it was killed" in studio.log("killed", "mask", 1)
-    assert "the next try uses preset draft" in studio.log("killed", "reconstruct", 1)
-    manifests = assert_published_once(studio, "killed")
-    assert "made with preset draft because memory ran out with standard" in manifests["publish"].warnings[0]
-    assert manifests["export"].config == resolve_config("draft", {}).export.model_dump(mode="json")
+    assert_published_once(studio, "killed")
     assert studio.cluster.pods == {}
 
 
-def test_two_runs_at_once_survive_what_cluster_store_and_scheduler_do_to_them(
-    studio: Studio, make_capture: MakeCapture
-) -> None:
-    """API errors, image pull failure, eviction; a store that refuses, drops, cuts and flips bits; no scheduler."""
+def test_a_run_survives_what_the_cluster_and_the_store_do_to_it(studio: Studio, make_capture: MakeCapture) -> None:
+    """API errors, image pull failure, eviction, out of memory; a store that refuses, drops, cuts and flips bits."""
     put(studio, make_capture, "troubled")
     studio.kubernetes.refusals += [Refusal(500, 2, "POST", "/pods$"), Refusal(429, 2, "GET", "/pods/[^/]+$")]
     studio.break_pod(Fault.IMAGE_PULL, "troubled", "condition")
     studio.break_pod(Fault.EVICTED, "troubled", "compensate_poses")
+    studio.break_pod(Fault.OUT_OF_MEMORY, "troubled", "reconstruct")
+    faults = [fault for fault in StoreFault if fault is not StoreFault.STALL]
     studio.proxy.methods = {"GET", "PUT", "HEAD"}
-    studio.proxy.faults.extend([fault for fault in StoreFault if fault is not StoreFault.STALL] * 2)
-    for run_id in ("one", "other"):
-        studio.start(run_id, "troubled")
-    studio.wait_for("the third stage", lambda: "compensate_poses" in studio.pods_of("troubled"))
-    with studio.without_scheduler():
-        pass
-    assert [studio.finish(run_id) for run_id in ("one", "other")] == ["success", "success"]
+    studio.proxy.faults.extend(faults * 2)
+    studio.start("troubled", "troubled", allow_smaller_preset=True)
+    assert studio.finish("troubled") == "success"
 
     assert not studio.proxy.faults
     assert not any(refusal.times for refusal in studio.kubernetes.refusals)
-    assert "ImagePull" in studio.log("one", "condition", 1) + studio.log("other", "condition", 1)
-    assert "Evicted" in "".join(
-        studio.log(run_id, "compensate_poses", attempt) for run_id in ("one", "other") for attempt in (1, 2, 3)
-    )
-    manifests = assert_published_once(studio, "troubled")
-    assert manifests["publish"].warnings == []
+    assert Counter(studio.pods_of("troubled"))["compensate_poses"] >= 2
+    assert "ImagePull" in studio.log("troubled", "condition", 1)
+    assert "Evicted" in studio.log("troubled", "compensate_poses", 1)
+    assert "the next try uses preset draft" in studio.log("troubled", "reconstruct", 1)
+    model = latest_model(studio.store, "troubled")
+    assert model is not None
+    manifest = read_manifest(studio.store, model.manifest.rsplit("/", 1)[0])
+    assert manifest is not None
+    assert "made with preset draft because memory ran out with standard" in manifest.warnings[0]
+    (folder,) = studio.store.list_folders("artifacts/troubled/export")
+    exported = read_manifest(studio.store, f"artifacts/troubled/export/{folder}")
+    assert exported is not None
+    assert exported.config == resolve_config("draft", {}).export.model_dump(mode="json")
+
+
+def test_two_runs_of_one_capture_survive_the_death_of_the_scheduler(studio: Studio, make_capture: MakeCapture) -> None:
+    put(studio, make_capture, "shared")
+    studio.start("first", "shared")
+    studio.start("second", "shared")
+    studio.wait_for("the second stage", lambda: "condition" in studio.pods_of("shared"))
+    with studio.without_scheduler():
+        pass
+    assert studio.finish("first") == "success"
+    assert studio.finish("second") == "success"
+    assert_published_once(studio, "shared")
 
 
 def test_without_memory_and_without_permission_a_stage_fails_at_once(studio: Studio, make_capture: MakeCapture) -> None:
@@ -139,12 +130,3 @@ def test_wrong_parameters_start_no_pod(studio: Studio, wrong: dict[str, str]) ->
     with pytest.raises(AirflowError, match="400"):
         studio.api.trigger(DAG_ID, "wrong", {"capture_id": "killed", **wrong})
     assert len(studio.cluster.started) == pods
-
-
-def test_the_role_grants_exactly_the_calls_that_were_made(studio: Studio) -> None:
-    """Last: all of Airflow's calls of the tests above count."""
-    role, _ = yaml.safe_load_all((Path(__file__).parents[2] / "deploy" / "rbac.yaml").read_text())
-    granted = {(verb, resource) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
-    made = {call for call in studio.kubernetes.calls if call[1] != "version"}  # which everybody may ask for
-    # Until Kubernetes 1.35 a websocket's exec counts as `get`, from then on as `create`.
-    assert granted - {("get", "pods/exec")} == made
