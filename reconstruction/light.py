@@ -182,13 +182,15 @@ def _lobe_weights(size: int, lobe_of_cosine: Callable[[np.ndarray], np.ndarray])
     weights = np.zeros((len(targets), 6, size, size), np.float32)
     for row in range(split):
         for column in range(split):
-            part = sources[:, row::split, column::split]
-            cosines = np.clip(targets @ part.reshape(-1, 3).T, -1, 1)
+            part = sources[:, row::split, column::split].reshape(-1, 3)
+            # Not by BLAS, whose last bit may depend on where in memory its operands lie.
+            cosines = np.clip(sum(np.multiply.outer(targets[:, k], part[:, k]) for k in range(3)), -1, 1)
             weights += (lobe_of_cosine(cosines) * angles[:, row::split, column::split].reshape(-1)).reshape(
                 weights.shape
             )
     flat = weights.reshape(len(targets), -1)
-    return torch.from_numpy(flat / flat.sum(axis=1, keepdims=True))
+    # The copy is aligned as torch aligns; NumPy's memory is not, and the last bit of products would depend on that.
+    return torch.from_numpy(flat / flat.sum(axis=1, keepdims=True)).clone()
 
 
 def _shrink(faces: Tensor, factor: int) -> Tensor:

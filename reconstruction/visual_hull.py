@@ -23,12 +23,17 @@ def silhouette_distance(mask: NDArray[np.uint8], window: tuple[slice, slice] = E
     inside, outside = np.zeros_like(mask), np.zeros_like(mask)
     inside[window] = mask[window] >= 128
     outside[window] = mask[window] < 128
-    # distanceTransform measures to the nearest pixel centre across the outline, which lies half a pixel nearer.
-    to_outside, to_inside = (
-        np.minimum(cv2.distanceTransform(1 - there, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), sum(mask.shape))
-        for there in (outside, inside)
-    )
+    # Distances go to the nearest pixel centre across the outline, which lies half a pixel nearer.
+    to_outside, to_inside = _distance_to(outside), _distance_to(inside)
     return np.asarray(np.where(inside > 0, 0.5 - to_outside, to_inside - 0.5), np.float32)
+
+
+def _distance_to(there: NDArray[np.uint8]) -> Float32Array:
+    """Return each pixel's distance (H, W) to the nearest one of `there`, at most the sides' sum, pixels."""
+    farthest = np.float32(sum(there.shape))
+    near = np.minimum(cv2.distanceTransform(1 - there, cv2.DIST_L2, cv2.DIST_MASK_PRECISE), farthest)
+    # The last bit of OpenCV's result depends on where in memory the image lies; the square is a whole number.
+    return np.asarray(np.sqrt(np.rint(near * near)), np.float32)
 
 
 @njit(cache=True, parallel=True, nogil=True)
