@@ -110,7 +110,7 @@ def test_a_stage_reads_its_inputs_and_all_earlier_manifests(world: World, tmp_pa
     seen = json.loads(world.store.read_bytes(f"{world.folder('export')}/{manifest.attempt}/inputs.json"))
     assert seen["files"] == {"condition": ["inputs.json", "sub/first.txt"]}
     assert seen["manifests"] == {"validate": {"stage": "validate"}, "condition": {"stage": "condition"}}
-    assert seen["config"] == CONFIG.export.model_dump()
+    assert seen["config"] == CONFIG.export.model_dump(mode="json")
     seen = json.loads(
         world.store.read_bytes(f"{world.folder('validate')}/{world.stage('validate').manifest.attempt}/inputs.json")
     )
