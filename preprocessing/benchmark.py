@@ -151,7 +151,7 @@ class Benchmark:
         rows = []
         for percent, degrees in NOISE:
             noisy = _with_poses(posed, _disturbed(exact, percent / 100 * camera_distance(posed), degrees))
-            refinement, _ = refine(noisy, self._inputs["condition"], database, config, self._progress)
+            refinement, *_ = refine(noisy, self._inputs["condition"], database, config, self._progress)
             verdict = check_frames(noisy, refinement, config.min_points)
             kept = [row for row in range(len(exact)) if row not in verdict.faults]
             found = refinement.camera_to_reference.copy()

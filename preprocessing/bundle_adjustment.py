@@ -111,6 +111,16 @@ class SparsePoints:
     error_px: Array  # (N,), mean reprojection error
 
 
+@dataclass(frozen=True)
+class Tracks:
+    """Which frames see which points where: K observations."""
+
+    frame: NDArray[np.int64]  # (K,), row of the frame
+    point: NDArray[np.int64]  # (K,), number of the point, from 0
+    xy: Array  # (K, 2), pixels
+    scale: Array  # (K,), of the feature, pixels
+
+
 class Adjustment:
     """Points and cameras of one capture, adjusted in rounds of triangulation and bundle adjustment."""
 
@@ -233,6 +243,30 @@ class Adjustment:
             rgb=np.array([point.color for point in points], np.uint8).reshape(-1, 3),
             frames=np.array([point.track.length() for point in points], np.int32),
             error_px=np.array([point.error for point in points], np.float64),
+        )
+
+    def tracks(self, at_least: int) -> Tracks:
+        """Return the observations of the points that `at_least` frames see; the points are numbered as in `points`."""
+        points = [
+            id_ for id_, point in sorted(self._reconstruction.points3D.items()) if point.track.length() >= at_least
+        ]
+        number = {id_: k for k, id_ in enumerate(points)}
+        observed: list[tuple[int, int, Array]] = []
+        with pycolmap.Database.open(self._database) as opened:
+            for row, image_id in enumerate(self._ids):
+                keypoints = opened.read_keypoints(image_id)  # (F, 6): place, and the affine shape of the feature
+                seen = self._reconstruction.images[image_id].points2D
+                observed += [
+                    (row, number[point.point3D_id], keypoints[k])
+                    for k, point in enumerate(seen)
+                    if point.has_point3D() and point.point3D_id in number
+                ]
+        shape = np.array([keypoint for _, _, keypoint in observed], np.float64).reshape(-1, 6)
+        return Tracks(
+            frame=np.array([row for row, _, _ in observed], np.int64),
+            point=np.array([point for _, point, _ in observed], np.int64),
+            xy=shape[:, :2],
+            scale=np.sqrt(np.abs(shape[:, 2] * shape[:, 5] - shape[:, 3] * shape[:, 4])),
         )
 
     def reprojection_errors(self) -> list[Array]:

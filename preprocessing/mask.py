@@ -256,6 +256,7 @@ def dataset(
                 camera_to_unit=camera_to_unit(np.array(one.view.frame.camera_to_reference), unit_to_reference).tolist(),
                 split="heldout" if heldout.get(one.view.name) else "train",
                 weight=one.view.frame.weight * trusts.get(one.view.name, 0.0),
+                gain=one.view.frame.gain,
                 photo=one.view.photo(config.resolution),
             )
             for one in masked

@@ -16,9 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from preprocessing.bundle_adjustment import Adjustment, SparsePoints, Tolerance, match_frames, stationary_share
+from preprocessing.bundle_adjustment import (
+    Adjustment,
+    SparsePoints,
+    Tolerance,
+    Tracks,
+    match_frames,
+    stationary_share,
+)
 from preprocessing.camera_path import plot_camera_path
 from preprocessing.crop import box_corners, project
+from preprocessing.exposure import gains_of_frames
 from preprocessing.frame_checks import Refinement, Verdict, camera_distance, check_frames, disbelief, figures_of
 from scan2twin.config import RefinePosesConfig
 from scan2twin.frames import PosedFrame, PosedFrames
@@ -55,6 +63,7 @@ MASKED_FEATURES = 4  # times as many are found on the object only, for those bey
 OBJECT_MARGIN = 1.1  # of the object box: it is measured by hand, and the poses are not yet exact
 # Nanometres: the solver visits its unknowns in an order that differs from run to run by 1e-15; the poses do not.
 POSE_DECIMALS = 9
+GAIN_DECIMALS = 4  # far below what the colours of points tell
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,7 @@ class Attempt:
     refinement: Refinement
     verdict: Verdict
     points: SparsePoints
+    tracks: Tracks
     metrics: dict[str, float]
     corrections: list[dict[str, float]]  # of every adjusted frame
     disbelief: str | None  # why it is not believed
@@ -94,8 +104,9 @@ def run(inputs: StageInputs, outputs: Path, config: RefinePosesConfig, progress:
     poses = refinement.camera_to_reference.copy()
     for row in verdict.unadjusted:
         poses[row] = posed.frames[row].camera_to_reference
+    gains = gains_of_frames(attempt.tracks, [inputs["condition"] / frame.file for frame in posed.frames], progress)
     frames = [
-        _refined(frame, poses[row], refinement.focal_factor)
+        _refined(frame, poses[row], refinement.focal_factor, gains[row])
         for row, frame in enumerate(posed.frames)
         if row not in verdict.faults
     ]
@@ -143,12 +154,12 @@ def best_attempt(
             progress.advance()
             if not object_only and stationary_share(database, pairs, still_px) > STILL_MATCHES:
                 continue
-            refinement, points = refine(posed, images, database, config, progress)
+            refinement, points, tracks = refine(posed, images, database, config, progress)
         verdict = check_frames(posed, refinement, config.min_points)
         adjusted = verdict.adjusted(len(posed.frames))
         metrics, corrections = figures_of(posed, refinement, adjusted)
         reason = disbelief(refinement, adjusted, metrics)
-        attempts.append(Attempt(refinement, verdict, points, metrics, corrections, reason))
+        attempts.append(Attempt(refinement, verdict, points, tracks, metrics, corrections, reason))
         if reason is None:
             return attempts[-1], object_only
     return attempts[0], False
@@ -168,7 +179,7 @@ def _unrefined(posed: PosedFrames, outputs: Path, metrics: dict[str, float], war
 
 def refine(
     posed: PosedFrames, images: Path, database: Path, config: RefinePosesConfig, progress: Progress
-) -> tuple[Refinement, SparsePoints]:
+) -> tuple[Refinement, SparsePoints, Tracks]:
     """Adjust the poses of all frames from the matches in `database`, whose folder takes temporary files.
 
     Rounds of triangulation and adjustment as in Schönberger and Frahm 2016, section 4.3 and 4.4 (re-triangulation
@@ -230,7 +241,7 @@ def refine(
             refine_focal_length=False,
             without_prior=guessed | again,
         )
-    return result(), adjustment.points(images, MIN_POINT_FRAMES)
+    return result(), adjustment.points(images, MIN_POINT_FRAMES), adjustment.tracks(MIN_POINT_FRAMES)
 
 
 def _write_object_masks(posed: PosedFrames, folder: Path) -> Path:
@@ -267,11 +278,12 @@ def choose_pairs(offsets: Array, neighbours: int) -> list[tuple[int, int]]:
     return sorted(pairs)
 
 
-def _refined(frame: PosedFrame, camera_to_reference: Array, focal_factor: float) -> PosedFrame:
+def _refined(frame: PosedFrame, camera_to_reference: Array, focal_factor: float, gain: Array) -> PosedFrame:
     focal = round(frame.intrinsics.fx * focal_factor, POSE_DECIMALS)
     return frame.model_copy(
         update={
             "camera_to_reference": camera_to_reference.round(POSE_DECIMALS).tolist(),
             "intrinsics": frame.intrinsics.model_copy(update={"fx": focal, "fy": focal}),
+            "gain": None if np.isnan(gain).any() else tuple(gain.round(GAIN_DECIMALS).tolist()),
         }
     )

@@ -8,13 +8,15 @@ object box is centred at the origin and its longest side is 1; its axes are the 
 """
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from scan2twin.capture.models import Intrinsics, LensModel, ObjectBox, Pose, TrackedAnchor
 
 Matrix4 = list[list[float]]  # 4×4, row major
+Factor = Annotated[float, Field(gt=0)]
+Gain = tuple[Factor, Factor, Factor]  # on linear RGB
 
 
 class Document(BaseModel):
@@ -102,6 +104,9 @@ class PosedFrame(Document):
     intrinsics: Intrinsics
     camera_to_reference: Matrix4
     weight: float = Field(1.0, ge=0, le=1)  # trust in this frame's pose
+    # What exposure and white balance did to linear RGB in this frame, against the geometric mean of the frames; None
+    # where that is not known.
+    gain: Gain | None = None
     guessed: bool = False  # stands in for a pose the tracker did not have: worth nothing until refinement confirms it
 
 
@@ -135,6 +140,7 @@ class DatasetFrame(Document):
     camera_to_unit: Matrix4  # rigid: rotation, and position in unit-frame lengths
     split: Literal["train", "heldout"]
     weight: float = Field(1.0, ge=0, le=1)  # trust in this view; 0 leaves it out
+    gain: Gain | None = None  # as in `PosedFrame`; None: not known, taken as 1
     # What of the square the photo really covers; beyond it the image repeats the photo's border, the mask is 0, and
     # both say nothing of the object. None: the photo covers all of it.
     photo: PixelRectangle | None = None

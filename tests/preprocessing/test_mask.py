@@ -55,6 +55,7 @@ def posed_by_truth(conditioned: ConditionedFrames, box: ObjectBox | None = None)
             PosedFrame(
                 index=frame.index, file=frame.file, width=frame.width, height=frame.height,
                 intrinsics=frame.intrinsics, camera_to_reference=poses[frame.index],
+                gain=None if frame.index == FRAMES[0] else (1.0, 0.5, 1.0 + frame.index),
             )
             for frame in conditioned.frames
         ],
@@ -118,6 +119,11 @@ def test_dataset_lists_square_views_with_both_splits(given: Path) -> None:
     for frame in dataset.frames:
         assert read(given / frame.image).shape == (192, 192, 3)
         assert read(given / frame.mask).shape == (192, 192)
+
+
+def test_the_dataset_hands_gains_on(given: Path) -> None:
+    gains = [frame.gain for frame in Dataset.read(given / "dataset.json").frames]
+    assert gains == [None, *((1.0, 0.5, 1.0 + index) for index in FRAMES[1:])]
 
 
 def test_the_dataset_says_where_a_photo_ends(given: Path) -> None:

@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from preprocessing.bundle_adjustment import Adjustment, Tolerance, match_frames
 from preprocessing.frame_checks import Refinement, Verdict, camera_distance, check_frames, pose_differences
+from preprocessing.images import linear_to_srgb, srgb_to_linear
 from preprocessing.refine_poses import MAX_PAIR_ANGLE_DEG, POSE_DECIMALS, choose_pairs, run
 from scan2twin.capture.models import Intrinsics, ObjectBox
 from scan2twin.capture.reader import read_capture
@@ -338,8 +339,11 @@ class TestPaintedBox:
         coarse = np.random.default_rng(seed).integers(0, 255, (cells, cells, 3), dtype=np.uint8)
         return cv2.resize(coarse, (pixels, pixels), interpolation=cv2.INTER_CUBIC)
 
-    def draw(self, posed: PosedFrames, folder: Path, wall: np.ndarray | None) -> None:
-        """Write the pictures of `posed`: the nearer faces over the farther ones, over `wall` or grey."""
+    def draw(self, posed: PosedFrames, folder: Path, wall: np.ndarray | None, gains: np.ndarray | None = None) -> None:
+        """Write the pictures of `posed`: the nearer faces over the farther ones, over `wall` or grey.
+
+        `gains` (N, 3) multiply the pictures' linear light.
+        """
         (folder / "images").mkdir(exist_ok=True)
         x, y, z = np.array(self.SIZE) / 2
         faces = [  # corners, seen from outside: top left, top right, bottom right, bottom left
@@ -348,7 +352,7 @@ class TestPaintedBox:
             [[-x, y, -z], [x, y, -z], [x, y, z], [-x, y, z]],
         ]  # fmt: skip
         paint = [self.noise(k, 40, 256) for k in range(len(faces))]
-        for frame in posed.frames:
+        for k, frame in enumerate(posed.frames):
             size = (frame.width, frame.height)
             picture = np.full((*size[::-1], 3), 128, np.uint8) if wall is None else wall.copy()
             camera = np.array(frame.camera_to_reference)
@@ -364,6 +368,9 @@ class TestPaintedBox:
                 face = cv2.warpPerspective(texture, H, size, flags=cv2.INTER_AREA)
                 inside = cv2.warpPerspective(np.full((256, 256), 255, np.uint8), H, size) > 127
                 picture[inside] = face[inside]
+            if gains is not None:
+                light = srgb_to_linear(picture / 255.0) * gains[k]
+                picture = np.rint(255 * linear_to_srgb(light.clip(0, 1))).astype(np.uint8)
             Image.fromarray(picture).save(folder / frame.file, quality=95)
 
     @pytest.fixture
@@ -395,8 +402,9 @@ class TestPaintedBox:
         assert result.warnings[0].startswith("the background does not move with the object (a turntable?)")
         self.assert_near_the_truth(out, self.COUNT)
 
-    def test_guessed_and_glitched_poses_are_mended_or_dropped_and_points_lie_on_the_box(self, true, tmp_path):
-        self.draw(true, tmp_path, None)
+    def test_bad_poses_are_mended_or_dropped_points_lie_on_the_box_and_exposures_are_found(self, true, tmp_path):
+        log_gains = np.random.default_rng(6).uniform(-0.25, 0.25, (self.COUNT, 3))  # each picture's exposure and colour
+        self.draw(true, tmp_path, None, np.exp(log_gains - 0.4))  # darker, so that nothing is cut off
         Image.new("RGB", (320, 320), (128, 128, 128)).save(tmp_path / true.frames[11].file)
         given = self.given(true)
         for row in (5, 11):
@@ -413,6 +421,9 @@ class TestPaintedBox:
         assert "frame 11 is left out: it had no pose of its own, and its picture does not confirm" in result.warnings[0]
         assert result.metrics["registered_anew"] >= 1
         self.assert_near_the_truth(out, self.COUNT - 1)
+        kept = log_gains[[frame.index for frame in out.frames]]
+        found = np.array([frame.gain for frame in out.frames])
+        assert np.sqrt(np.square(np.log(found) - kept + kept.mean(axis=0)).mean()) < 0.025  # pictures of 320 pixels
         points = np.load(tmp_path / "out/points.npz")
         outside = np.abs(points["xyz"]) - np.array(self.SIZE) / 2
         assert len(outside) == result.metrics["points"] > 300
