@@ -25,7 +25,8 @@ class Views:
     index (B,): the capture's frame numbers. images (B, R, R, 4) uint8: sRGB times mask, and the mask (255 =
     object). clip_from_camera (B, 4, 4) and camera_from_unit (B, 4, 4) float32: OpenGL camera axes, unit frame,
     column vectors. weight (B,) float32: trust in each view. photo (B, 4) float64: left, bottom, right and top edge of
-    what the photo covers of each image, as shares of its side; None where it covers all.
+    what the photo covers of each image, as shares of its side; None where it covers all. gain (B, 3) float32: what is
+    known beforehand of each view's exposure and white balance, on linear RGB; None or 1 where nothing is.
     """
 
     index: tuple[int, ...]
@@ -34,6 +35,7 @@ class Views:
     camera_from_unit: torch.Tensor
     weight: torch.Tensor
     photo: NDArray[np.float64] | None = None
+    gain: torch.Tensor | None = None
 
     def __len__(self) -> int:
         """Return the number of views."""
@@ -163,6 +165,7 @@ def load_views(folder: Path, dataset: Dataset, split: str, resolution: int) -> t
         torch.from_numpy(inverse_rigid(cameras).astype(np.float32)),
         torch.tensor([frame.weight for frame in frames], dtype=torch.float32),
         np.array([_photo_edges(frame, dataset.resolution) for frame in frames]).reshape(-1, 4),
+        torch.tensor([frame.gain or (1.0, 1.0, 1.0) for frame in frames], dtype=torch.float32).reshape(-1, 3),
     )
     return views, unusable
 

@@ -114,6 +114,16 @@ def test_exposure_of_each_view_is_found(tmp_path):
     assert np.corrcoef(np.log(found), np.log(gains))[0, 1] > 0.9
 
 
+def test_known_exposures_are_the_start(ball):
+    folder, dataset = ball
+    frames = [frame.model_copy(update={"gain": (2.0, 2.0, 3.0)}) for frame in dataset.frames[:6]] + dataset.frames[6:]
+    gains = optimiser((folder, dataset.model_copy(update={"frames": frames})), iterations=1).gains()
+    known = sum(frame.split == "train" for frame in frames[:6])
+    torch.testing.assert_close(gains[0] / gains[-1], torch.tensor([2.0, 2.0, 3.0]))
+    torch.testing.assert_close(gains.log().mean(dim=0), torch.zeros(3), rtol=0, atol=1e-6)
+    assert len(gains[gains[:, 0] > 1]) == known
+
+
 def test_a_view_that_does_not_fit_is_trusted_less(ball):
     fitted = optimiser(ball, iterations=60)
     fitted.views.images[5] = fitted.views.images[5].flip(1)  # mirrored: its colours fit nowhere

@@ -45,6 +45,14 @@ def test_views_know_where_their_photo_ends(tmp_path):
     assert views.window(3) == (slice(0, 24), slice(0, 24))  # bottom row first: the missing top is at the end
 
 
+def test_views_know_their_gains_and_start_at_1_without(tmp_path):
+    dataset = write_dataset(tmp_path, camera_centres(12), heldout_every=0)
+    dataset.frames[3].gain = (0.5, 1.0, 1.5)
+    views, _ = load_views(tmp_path, dataset, "train", 32)
+    np.testing.assert_array_equal(views.gain[3], [0.5, 1.0, 1.5])
+    assert (views.gain[[0, 1, 2, *range(4, 12)]] == 1).all()
+
+
 def test_a_sharp_outline_is_certain_wherever_it_falls_between_the_pixels():
     fine = np.zeros((400, 400), np.uint8)
     cv2.circle(fine, (203, 190), 120, 255, -1)
