@@ -49,7 +49,8 @@ class Views:
     def to(self, device: torch.device) -> "Views":
         """Return the same views with their tensors on `device`."""
         names = ("images", "clip_from_camera", "camera_from_unit", "weight")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        gain = None if self.gain is None else self.gain.to(device)
+        return replace(self, gain=gain, **{name: getattr(self, name).to(device) for name in names})
 
     def resized(self, resolution: int) -> "Views":
         """Return the same views with images of side `resolution`, area-averaged."""

@@ -95,8 +95,7 @@ class Optimiser:
         environment = EnvironmentLight() if config.appearance == "environment" else None
         lit = config.appearance != "radiance"
         self.light = SceneLight(distance, environment=environment).to(device) if lit else None
-        known = torch.ones(len(views), 3) if views.gain is None else views.gain
-        self.log_gain = known.to(device).log()
+        self.log_gain = torch.zeros(len(views), 3, device=device) if views.gain is None else views.gain.log()
         self.twist = nn.Parameter(torch.zeros(len(views), 6, device=device))
         self.trust = torch.ones(len(views), device=device)
         self._residual = torch.zeros(len(views), device=device)  # of each view's last visit
