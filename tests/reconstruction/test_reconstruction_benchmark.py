@@ -94,7 +94,7 @@ def test_a_dataset_folder_is_measured_from_the_command_line(tmp_path):
 
 
 def test_a_folder_that_is_nothing_is_refused(tmp_path):
-    with pytest.raises(InputError, match="capture"):
+    with pytest.raises(InputError, match="not a scan"):
         CliRunner().invoke(app, ["benchmark", "reconstruct", str(tmp_path)], catch_exceptions=False)
 
 
