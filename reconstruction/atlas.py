@@ -13,6 +13,7 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
 CHART_PADDING = 4  # texels between charts: two mip levels stay free of a neighbour's colour
+PART = 2500  # triangles cut into charts at once: xatlas's work grows with the square of their number
 COARSEST_MIP = 3.0  # level at which our own lookups stop: beyond it an atlas mixes charts that are no neighbours
 
 
@@ -102,13 +103,20 @@ def unwrap(vertices: Floats, faces: Ints, texture_size: int) -> UvMesh:
     # xatlas leaves out triangles below an absolute area of 1e-7: let the mean edge be about 1, whatever the unit.
     scale = 1 / np.sqrt(area.mean())
 
-    atlas = xatlas.Atlas()
-    atlas.add_mesh((vertices * scale).astype(np.float32), faces.astype(np.uint32))
+    atlas, sources = xatlas.Atlas(), []
+    for part in split(vertices[faces].mean(axis=1), faces):
+        used, corners = np.unique(part, return_inverse=True)
+        atlas.add_mesh((vertices[used] * scale).astype(np.float32), corners.reshape(-1, 3).astype(np.uint32))
+        sources.append(used)
     packing = xatlas.PackOptions()
     packing.resolution = texture_size
     packing.padding = CHART_PADDING
     atlas.generate(xatlas.ChartOptions(), packing)
-    source, triangles, uv = atlas.get_mesh(0)
+    cut = [atlas.get_mesh(i) for i in range(len(sources))]
+    starts = np.cumsum([0, *(len(copies) for copies, _, _ in cut)])
+    source = np.concatenate([used[copies] for used, (copies, _, _) in zip(sources, cut, strict=True)])
+    triangles = np.concatenate([part + start for start, (_, part, _) in zip(starts, cut, strict=False)])
+    uv = np.concatenate([part for _, _, part in cut])
     normals = vertex_normals(vertices, faces)[source]
     normals[~normals.any(axis=1)] = (0.0, 1.0, 0.0)  # faces that cancel out leave no direction; glTF wants a unit one
     return UvMesh(
@@ -118,6 +126,15 @@ def unwrap(vertices: Floats, faces: Ints, texture_size: int) -> UvMesh:
         faces=triangles.astype(np.int32),
         source=source.astype(np.int32),
     )
+
+
+def split(centers: Floats, faces: Ints) -> list[Ints]:
+    """Split faces (F, 3) with these centres (F, 3) into parts of at most `PART`, by planes through their middle."""
+    if len(faces) <= PART:
+        return [faces]
+    order = np.argsort(centers[:, np.ptp(centers, axis=0).argmax()], kind="stable")
+    halves = np.array_split(order, 2)
+    return [part for half in halves for part in split(centers[half], faces[half])]
 
 
 def _unit(vectors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

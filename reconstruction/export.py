@@ -22,7 +22,7 @@ from reconstruction.maps import bake_maps, matt, to_material
 from reconstruction.measure import comparison_picture, mean_figures, measure_view
 from reconstruction.model import Material, ModelInfo, Origin, TexturedModel, reference_from_model
 from reconstruction.preview import Studio, write_preview, write_turntable
-from reconstruction.refine_textures import observe, refine
+from reconstruction.refine_textures import choose_occlusion, observe, refine
 from reconstruction.render import Renderer, straight_srgb
 from reconstruction.unseen import seen_faces
 from reconstruction.view_renderer import expose
@@ -69,9 +69,11 @@ def run(inputs: StageInputs, outputs: Path, config: ExportConfig, progress: Prog
     if not glossy:
         maps = matt(maps)
     progress.advance()
+    observed = observe(mesh, views, gains, config.texture_size)
+    lit_by = None if light is None else light.ready()
+    if lit_by is not None:
+        maps = choose_occlusion(maps, observed, lit_by)
     if config.refine_iterations:
-        observed = observe(mesh, views, gains, config.texture_size)
-        lit_by = None if light is None else light.ready()
         maps = refine(maps, observed, lit_by, config.refine_iterations, progress, glossy)
     material = Material(to_8bit(maps[..., :3]).numpy()) if light is None else to_material(maps)
     figures = measure_heldout(mesh, material, light, inputs, dataset, outputs / "heldout", progress)

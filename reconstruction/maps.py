@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from reconstruction.appearance import ReadyLight
-from reconstruction.atlas import UvMesh, vertex_tangents
+from reconstruction.atlas import COARSEST_MIP, UvMesh, vertex_tangents
 from reconstruction.bake import CPU, bake, dilate, rasterize_atlas, to_8bit
 from reconstruction.color import linear_to_srgb
 from reconstruction.field import MIN_ROUGHNESS, STEEPEST_BUMP, MaterialField
@@ -79,6 +79,23 @@ def tilted(frame: tuple[Tensor, Tensor, Tensor], slope: Tensor) -> Tensor:
     return functional.normalize(normal + slope[:, :1] * tangent + slope[:, 1:] * bitangent, dim=1)
 
 
+def mip_level(uv_da: Tensor, size: int) -> Tensor:
+    """Return the level (...,) at which to look a texture of `size` texels a side up for pixels with `uv_da` (..., 4).
+
+    `uv_da` holds (du/dx, du/dy, dv/dx, dv/dy). A pixel that covers one texel in area gives level -1, taken as 0: a
+    trilinear lookup already averages over about two texels a side. By its longer axis alone, as Williams 1983 has it,
+    a pixel seen at a slant would be blurred along the other one as well; viewers filter anisotropically there.
+    """
+    along_u, across_u, across_v, along_v = (uv_da * size).unbind(-1)
+    area = (along_u * along_v - across_u * across_v).abs()
+    return (torch.log2(area.clamp_min(1e-20)) / 2 - 1).clamp(0, COARSEST_MIP)
+
+
+def without_occlusion(maps: Tensor) -> Tensor:
+    """Return maps of a surface that hides nothing of the sky from itself."""
+    return torch.cat([maps[..., :7], torch.ones_like(maps[..., 7:])], dim=2)
+
+
 def matt(maps: Tensor) -> Tensor:
     """Return maps with the finish of a matt, flat surface: what to assume where the light showed neither."""
     color, _, _, _, occlusion = torch.split(maps, CHANNELS, dim=2)
@@ -87,14 +104,14 @@ def matt(maps: Tensor) -> Tensor:
 
 
 def to_material(maps: Tensor) -> Material:
-    """Quantise maps to textures; slopes that say nothing give no normal texture."""
+    """Quantise maps to textures; slopes that say nothing give no normal texture, nor does occlusion of 1 count."""
     color, roughness, metallic, slope, occlusion = torch.split(maps, CHANNELS, dim=2)
     packed = to_8bit(torch.cat([occlusion, roughness, metallic], dim=2)).numpy()
     normal = None
     if float(slope.square().sum(dim=2).mean().sqrt()) >= FLATTEST:
         direction = functional.normalize(torch.cat([slope, torch.ones_like(slope[..., :1])], dim=2), dim=2)
         normal = to_8bit(direction / 2 + 0.5).numpy()
-    return Material(to_8bit(color).numpy(), packed, normal, occluded=True)
+    return Material(to_8bit(color).numpy(), packed, normal, occluded=bool((occlusion < 1).any()))
 
 
 def from_material(material: Material) -> Tensor:

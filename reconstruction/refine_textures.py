@@ -6,27 +6,27 @@ geometry, light, cameras and exposure as the first phase left them.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from reconstruction.appearance import ReadyLight
-from reconstruction.atlas import COARSEST_MIP, UvMesh, vertex_tangents
+from reconstruction.atlas import UvMesh, vertex_tangents
 from reconstruction.bake import CPU
 from reconstruction.cameras import to_clip
 from reconstruction.data import Views
-from reconstruction.maps import LEAST, MOST, respond, tangent_frame
+from reconstruction.maps import LEAST, MOST, mip_level, respond, tangent_frame, without_occlusion
 from reconstruction.rasterizer import get_rasterizer
 from reconstruction.rasterizer.derivatives import attribute_derivatives
-from reconstruction.rasterizer.sampling import mip_level_from_derivatives
 from reconstruction.view_renderer import decode, encode, expose
 from scan2twin.progress import Progress
 
 Tensor = torch.Tensor
 
 LEARNING_RATE = 0.01  # of all channels a step (Munkberg et al. 2022, supplement: materials)
+SAMPLE = 100_000  # pixels of all photos together that tell whether occlusion helps
 DECAY = 0.1  # of the learning rate over the run
 STEEPEST = 4.0  # slope of depth against the image plane; beyond, it is the edge of something in front (or grazing)
 
@@ -38,8 +38,8 @@ class Observations:
     Vectors are in the mesh's frame, in half precision, since there are millions of them.
     """
 
-    uv: Tensor  # (1, N, 1, 2)
-    mip_level: Tensor  # (1, N, 1)
+    uv: Tensor  # (N, 2)
+    mip_level: Tensor  # (N,)
     color: Tensor  # (N, 3) sRGB, as it would be with the view's gain at 1
     weight: Tensor  # (N, 1): trust in the view, less where it sees the surface at a grazing angle
     normal: Tensor  # (N, 3), interpolated
@@ -74,10 +74,8 @@ def observe(mesh: UvMesh, views: Views, gains: Tensor, texture_size: int) -> lis
         cosine = functional.cosine_similarity(normal, to_camera, dim=1).clamp_min(0)
         observed.append(
             Observations(
-                uv=uv[0][inside][None, :, None],
-                mip_level=mip_level_from_derivatives(da[0][inside], texture_size, texture_size).clamp(max=COARSEST_MIP)[
-                    None, :, None
-                ],
+                uv=uv[0][inside],
+                mip_level=mip_level(da[0][inside], texture_size),
                 color=expose(photo[inside][:, :3], 1 / gains[k]),
                 weight=views.weight[k] * cosine.square()[:, None],
                 normal=normal.half(),
@@ -97,6 +95,30 @@ def _interior(depth: Tensor, mask: Tensor, focal: float) -> Tensor:
     covered = lowest(depth) > 0
     step = -lowest(-depth) - lowest(depth)  # over two pixels, each depth / focal wide on the surface
     return covered & (step < STEEPEST * 2 * depth / focal) & (lowest(mask) >= 1)
+
+
+def choose_occlusion(maps: Tensor, observed: Sequence[Observations], light: ReadyLight) -> Tensor:
+    """Return maps (S, S, 8) with their occlusion if the photos are closer to what they show with it, else without.
+
+    The field was fitted without occlusion. Where the light was even, or the field's colours have taken the shadows
+    in, occlusion would darken hollows that the photos do not show as dark.
+    """
+    sample = _sample(observed)
+
+    @torch.no_grad()
+    def error(candidate: Tensor) -> float:
+        color, others = torch.split(_looked_up(candidate, sample.uv, sample.mip_level), [3, 5], dim=1)
+        return float((sample.weight * (_lit(color, others, sample, light) - sample.color).abs()).mean())
+
+    plain = without_occlusion(maps)
+    return maps if error(maps) < error(plain) else plain
+
+
+def _sample(observed: Sequence[Observations]) -> Observations:
+    """Join photos, thinned evenly to about `SAMPLE` pixels."""
+    step = max(1, sum(len(photo.color) for photo in observed) // SAMPLE)
+    names = [field.name for field in fields(Observations)]
+    return Observations(**{name: torch.cat([getattr(photo, name)[::step] for photo in observed]) for name in names})
 
 
 def refine(
@@ -152,9 +174,13 @@ def _resized(maps: Tensor, size: int) -> Tensor:
 def _looked_up(maps: Tensor, uv: Tensor, mip_level: Tensor) -> Tensor:
     """Sample maps (S, S, C) at N places: (N, C)."""
     sampled = get_rasterizer("numba", CPU).texture(
-        maps[None], uv, mip_level=mip_level, filter_mode="linear-mipmap-linear", boundary_mode="clamp"
+        maps[None],
+        uv[None, None],
+        mip_level=mip_level[None, None],
+        filter_mode="linear-mipmap-linear",
+        boundary_mode="clamp",
     )
-    return sampled[0, :, 0]
+    return sampled[0, 0]
 
 
 def _lit(color: Tensor, others: Tensor, photo: Observations, light: ReadyLight) -> Tensor:

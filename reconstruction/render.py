@@ -12,16 +12,15 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from reconstruction.appearance import SceneLight, camera_centre, read_environment
-from reconstruction.atlas import COARSEST_MIP, UvMesh, vertex_tangents
+from reconstruction.atlas import UvMesh, vertex_tangents
 from reconstruction.bake import CPU, to_8bit
 from reconstruction.cameras import clip_from_camera, inverse_rigid, to_clip
 from reconstruction.color import linear_to_srgb, srgb_to_linear
 from reconstruction.gltf import read_glb
-from reconstruction.maps import CHANNELS, from_material, respond, tangent_frame, tilted
+from reconstruction.maps import CHANNELS, from_material, mip_level, respond, tangent_frame, tilted
 from reconstruction.model import Material, ModelInfo
 from reconstruction.rasterizer import get_rasterizer
 from reconstruction.rasterizer.derivatives import attribute_derivatives
-from reconstruction.rasterizer.sampling import mip_level_from_derivatives
 from scan2twin.capture.models import Intrinsics
 from scan2twin.errors import InputError
 from scan2twin.progress import Progress
@@ -129,11 +128,10 @@ class Renderer:
         rast = self._rasterizer.rasterize(clip, self._faces, (height * supersampling, width * supersampling))
         uv = self._rasterizer.interpolate(self._uv, rast, self._faces)
         uv_da = attribute_derivatives(self._uv, rast, clip, self._faces)
-        mip_level = mip_level_from_derivatives(uv_da, *self._textures.shape[1:3]).clamp(max=COARSEST_MIP)
         sampled = self._rasterizer.texture(
             self._textures,
             uv,
-            mip_level=mip_level,
+            mip_level=mip_level(uv_da, self._textures.shape[1]),
             filter_mode="linear-mipmap-linear",
             boundary_mode="clamp",
         )

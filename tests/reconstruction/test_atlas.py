@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from reconstruction.atlas import UvMesh, decimate, unwrap, vertex_normals, vertex_tangents
+from reconstruction.atlas import PART, UvMesh, decimate, unwrap, vertex_normals, vertex_tangents
+from reconstruction.bake import rasterize_atlas
 from scan2twin.errors import ReconstructionError
 
 
@@ -73,6 +74,23 @@ def test_the_same_mesh_gives_the_same_atlas(knot: UvMesh) -> None:
 def test_the_unit_of_length_does_not_matter(scale: float) -> None:
     vertices, faces = arrays(trimesh.creation.icosphere(subdivisions=2))
     assert np.array_equal(unwrap(vertices * np.float32(scale), faces, 256).uv, unwrap(vertices, faces, 256).uv)
+
+
+def test_a_mesh_cut_in_parts_stays_whole() -> None:
+    vertices, faces = arrays(trimesh.creation.icosphere(subdivisions=4))
+    assert len(faces) > 2 * PART
+    mesh = unwrap(vertices, faces, 512)
+    assert np.array_equal(unwrap(vertices, faces, 512).uv, mesh.uv)
+    assert np.array_equal(mesh.vertices, vertices[mesh.source])
+    welded, _, joined = mesh.welded()
+    assert trimesh.Trimesh(welded, joined, process=False).is_volume
+    assert {tuple(np.roll(f, -f.argmin())) for f in mesh.source[mesh.faces]} == {
+        tuple(np.roll(f, -f.argmin())) for f in faces
+    }
+    covered = rasterize_atlas(mesh, 512)[0, ..., 3] > 0
+    corners = mesh.uv[mesh.faces].astype(np.float64)
+    (a, b), (c, d) = (corners[:, 1] - corners[:, 0]).T, (corners[:, 2] - corners[:, 0]).T
+    assert np.abs(a * d - b * c).sum() / 2 == pytest.approx(float(covered.float().mean()), rel=0.02)  # none overlap
 
 
 def test_triangles_without_area_are_left_out() -> None:

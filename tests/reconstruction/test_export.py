@@ -153,7 +153,6 @@ def test_gloss_is_exported_where_a_lamp_showed_it(share: float, glossy: bool, tm
     export.run(inputs, outputs, config, LogProgress())
     assert ModelInfo.read(outputs / "model.json").headlight_share == pytest.approx(share)
     _, material = read_glb(outputs / "model.glb")
-    assert material.occluded
     assert material.metallic_roughness is not None
     occlusion, roughness, metallic = (material.metallic_roughness[..., c] / 255 for c in range(3))
     assert occlusion.min() > 0.9  # an egg hides nothing from itself

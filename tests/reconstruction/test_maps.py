@@ -6,13 +6,23 @@ import torch
 import trimesh
 
 from reconstruction.appearance import SceneLight
-from reconstruction.atlas import UvMesh, unwrap, vertex_tangents
+from reconstruction.atlas import COARSEST_MIP, UvMesh, unwrap, vertex_tangents
 from reconstruction.bake import rasterize_atlas
 from reconstruction.cameras import clip_from_camera, inverse_rigid
 from reconstruction.data import Views
 from reconstruction.field import MIN_ROUGHNESS, MaterialField
 from reconstruction.light import EnvironmentLight
-from reconstruction.maps import LEAST, MOST, bake_maps, from_material, matt, tangent_frame, tilted, to_material
+from reconstruction.maps import (
+    LEAST,
+    MOST,
+    bake_maps,
+    from_material,
+    matt,
+    mip_level,
+    tangent_frame,
+    tilted,
+    to_material,
+)
 from reconstruction.model import MATT, Material
 from reconstruction.preview import camera_rotation
 from reconstruction.rasterizer import get_rasterizer
@@ -82,6 +92,17 @@ def test_textures_and_maps_lead_to_each_other() -> None:
     flat = matt(maps)
     assert torch.equal(flat[..., [0, 1, 2, 7]], maps[..., [0, 1, 2, 7]])
     torch.testing.assert_close(flat[0, 0, 3:7], torch.tensor([MATT, 0.0, 0.0, 0.0]))
+
+
+def test_lookups_go_by_a_pixels_area_and_stop_where_charts_would_mix() -> None:
+    """A pixel of 16 by 4 texels, however it is turned, has the area of 8 by 8: level 3, less the lookup's own width."""
+    for angle in (0.0, 0.3, 1.2):
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        jacobian = torch.from_numpy(turn @ np.diag([16, 4]) / 256).float()
+        assert float(mip_level(jacobian.flatten(), 256)) == pytest.approx(2.0, abs=1e-4)
+    assert float(mip_level(torch.eye(2).flatten() / 256, 256)) == 0
+    assert float(mip_level(torch.eye(2).flatten(), 256)) == COARSEST_MIP
+    assert float(mip_level(torch.zeros(4), 256)) == 0  # seen edge-on
 
 
 def test_photos_show_gloss_and_relief(ball: UvMesh) -> None:

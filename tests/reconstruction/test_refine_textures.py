@@ -13,9 +13,10 @@ from reconstruction.atlas import UvMesh, unwrap
 from reconstruction.bake import rasterize_atlas, to_8bit
 from reconstruction.cameras import clip_from_camera, inverse_rigid
 from reconstruction.data import Views
+from reconstruction.maps import to_material
 from reconstruction.model import Material
 from reconstruction.preview import camera_rotation
-from reconstruction.refine_textures import Observations, observe, refine
+from reconstruction.refine_textures import Observations, choose_occlusion, observe, refine
 from reconstruction.render import Renderer, straight_srgb
 from reconstruction.view_renderer import expose
 from scan2twin.capture.models import Intrinsics
@@ -45,12 +46,12 @@ def gains() -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def views(egg: UvMesh, truth: torch.Tensor, gains: torch.Tensor) -> Views:
-    return photograph(egg, truth, gains, None)
+    return photograph(egg, Material(to_8bit(truth).numpy()), gains, None)
 
 
-def photograph(egg: UvMesh, truth: torch.Tensor, gains: torch.Tensor, light: SceneLight | None) -> Views:
+def photograph(egg: UvMesh, material: Material, gains: torch.Tensor, light: SceneLight | None) -> Views:
     """Photos from a ring above, so that nothing shows the underside; each has its own exposure."""
-    renderer = Renderer(egg, Material(to_8bit(truth).numpy()), light)
+    renderer = Renderer(egg, material, light)
     clip = clip_from_camera(Intrinsics(fx=240, fy=240, cx=SIDE / 2, cy=SIDE / 2), SIDE, SIDE)
     images, cameras = [], []
     for i in range(COUNT):
@@ -117,8 +118,8 @@ def test_observations_are_what_the_texture_predicts(
 ) -> None:
     """The found texture coordinates, looked up by hand in the true texture, give the photos' colours."""
     for photo in observed[::4]:
-        assert photo.uv.shape[1] > 500
-        texels = photo.uv[0, :, 0] * SIZE - 0.5
+        assert len(photo.uv) > 500
+        texels = photo.uv * SIZE - 0.5
         looked_up = truth[
             texels[:, 1].round().long().clamp(0, SIZE - 1), texels[:, 0].round().long().clamp(0, SIZE - 1)
         ]
@@ -155,10 +156,22 @@ def test_a_grazing_look_counts_less(egg: UvMesh, views: Views, gains: torch.Tens
 def test_a_flash_is_taken_out_of_the_colours(egg: UvMesh, truth: torch.Tensor) -> None:
     light = SceneLight(3.0, 0.7).requires_grad_(False)
     even = torch.ones(COUNT, 3)
-    flashed = photograph(egg, truth, even, light)
+    flashed = photograph(egg, Material(to_8bit(truth).numpy()), even, light)
     photos = observe(egg, flashed, even, SIZE)
     seen, _ = seen_from_above(egg)
     with_light = refine(GREY, photos, light.ready(), 120, LogProgress(), glossy=False)[..., :3]
     without = refine(GREY, photos, None, 120, LogProgress())[..., :3]
     assert torch.allclose(with_light[seen].mean(dim=0), truth[seen].mean(dim=0), atol=0.012)
     assert (with_light - truth)[seen].abs().mean() < 0.6 * (without - truth)[seen].abs().mean()
+
+
+def test_occlusion_is_kept_where_the_photos_show_it_and_left_out_where_not(egg: UvMesh, truth: torch.Tensor) -> None:
+    light = SceneLight(3.0, 0.2).requires_grad_(False)
+    even = torch.ones(COUNT, 3)
+    hollow = torch.cat([truth, GREY[..., 3:7], torch.full((SIZE, SIZE, 1), 0.7)], dim=2)
+    plain = torch.cat([hollow[..., :7], torch.ones(SIZE, SIZE, 1)], dim=2)
+    for shown in (hollow, plain):
+        material = to_material(shown)
+        assert material.occluded == (shown is hollow)
+        photos = observe(egg, photograph(egg, material, even, light), even, SIZE)
+        assert torch.equal(choose_occlusion(hollow, photos, light.ready()), shown)
