@@ -20,7 +20,7 @@ def write_formats(model: TexturedModel, folder: Path, config: ExportConfig) -> N
     write_glb(model, folder / "model.glb")
     levels: dict[str, TexturedModel] = {name: level_of_detail(model, LEVELS[name]) for name in config.levels}
     for name, level in levels.items():
-        write_glb(level, folder / f"model_{name}.glb", textures=config.level_textures)
+        write_glb(level, folder / f"model_{name}.glb", config.level_textures, config.level_compression)
     turned = z_up(model) if config.up == "z" else model
     if "obj" in config.formats:
         write_obj(turned, folder)

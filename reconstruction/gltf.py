@@ -10,6 +10,7 @@ from trimesh.exchange.gltf import export_glb
 from trimesh.visual.material import PBRMaterial
 
 from reconstruction.atlas import UvMesh, vertex_tangents
+from reconstruction.draco import DRACO
 from reconstruction.model import Material, TexturedModel
 from scan2twin import __version__
 from scan2twin.errors import InputError
@@ -21,11 +22,17 @@ SAMPLER = {"magFilter": 9729, "minFilter": 9987, "wrapS": 33071, "wrapT": 33071}
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963
 
 Encoding = Literal["png", "jpeg", "webp"]  # of textures; the last two lose a little
+Compression = Literal["none", "draco"]  # of the mesh; draco moves vertices by a little
 QUALITY = 90  # of JPEG and WebP: no artefacts that an eye finds
 
 
-def write_glb(model: TexturedModel, path: Path, textures: Encoding = "png") -> None:
-    """Write `model` as a GLB that the Khronos validator passes; WebP textures need the extension EXT_texture_webp."""
+def write_glb(model: TexturedModel, path: Path, textures: Encoding = "png", compression: Compression = "none") -> None:
+    """Write `model` as a GLB that the Khronos validator passes.
+
+    WebP textures need the extension EXT_texture_webp, a Draco mesh KHR_draco_mesh_compression. The latter leaves out
+    tangents, which viewers then derive from the UVs (glTF 2.0 §3.7.2.1): nothing would quantise them, and they would
+    outweigh all the rest.
+    """
     mesh, maps = model.mesh, model.material
     material = PBRMaterial(
         name=model.name,
@@ -40,7 +47,7 @@ def write_glb(model: TexturedModel, path: Path, textures: Encoding = "png") -> N
     geometry = trimesh.Trimesh(
         mesh.vertices, mesh.faces, vertex_normals=mesh.normals, visual=visual, process=False, validate=False
     )
-    if maps.normal is not None:
+    if maps.normal is not None and compression == "none":
         geometry.vertex_attributes["_TANGENT"] = vertex_tangents(mesh)
     scene = trimesh.Scene()
     scene.add_geometry(geometry, geom_name=model.name, node_name=model.name)
@@ -56,7 +63,7 @@ def write_glb(model: TexturedModel, path: Path, textures: Encoding = "png") -> N
         if "_TANGENT" in attributes:  # trimesh writes only attributes of the application's own, marked so
             attributes["TANGENT"] = attributes.pop("_TANGENT")
         for accessors, target in ((attributes.values(), ARRAY_BUFFER), ([primitive["indices"]], ELEMENT_ARRAY_BUFFER)):
-            for accessor in accessors:
+            for accessor in accessors if DRACO not in primitive.get("extensions", {}) else ():
                 tree["bufferViews"][tree["accessors"][accessor]["bufferView"]]["target"] = target
         if maps.occluded:
             (written,) = tree["materials"]
@@ -72,6 +79,7 @@ def write_glb(model: TexturedModel, path: Path, textures: Encoding = "png") -> N
         unitize_normals=True,
         tree_postprocessor=finish,
         extension_webp=textures == "webp",
+        extension_draco=compression == "draco",
     )
     path.write_bytes(data)
 

@@ -155,6 +155,9 @@ class ExportConfig(Section):
     level_textures: Literal["jpeg", "webp", "png"] = Field(
         "jpeg", description="textures of the smaller GLBs; webp is smaller still, but not every program reads it"
     )
+    level_compression: Literal["none", "draco"] = Field(
+        "none", description="meshes of the smaller GLBs; draco is far smaller, but viewers need a decoder for it"
+    )
     origin: Literal["floor", "center", "reference"] = Field(
         "floor",
         description="where the model's origin lies: floor = in the middle of its underside, center = in the middle of "

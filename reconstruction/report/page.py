@@ -13,6 +13,7 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
+from reconstruction.draco import DRACO
 from reconstruction.model import ModelInfo
 from reconstruction.report.chart import line_chart
 from reconstruction.report.document import Report
@@ -44,7 +45,9 @@ def render_page(report: Report, info: ModelInfo, model: Path, folders: Mapping[s
 
     What a stage did not leave (a picture, a curve) is left out of the page.
     """
-    glb = next((file for name in ("model_web.glb", "model.glb") if (file := model / name).is_file()), None)
+    glbs = (file for name in ("model_web.glb", "model.glb") if (file := model / name).is_file())
+    # The viewer would fetch its Draco decoder from the network.
+    glb = next((file for file in glbs if DRACO.encode() not in file.read_bytes()), None)
     if glb is not None and glb.stat().st_size > MAX_EMBEDDED_MODEL:
         glb = None
     environment = jinja2.Environment(

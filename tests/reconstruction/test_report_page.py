@@ -1,5 +1,6 @@
 """report.html: it stands alone, shows what there is, says nothing that is not so, and survives hostile names."""
 
+import base64
 import json
 import re
 from html.parser import HTMLParser
@@ -13,8 +14,11 @@ import trimesh
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from trimesh.exchange.gltf import export_glb
 
-from reconstruction.model import ModelInfo
+from reconstruction.atlas import unwrap
+from reconstruction.gltf import write_glb
+from reconstruction.model import Material, ModelInfo, TexturedModel
 from reconstruction.report.chart import line_chart
 from reconstruction.report.document import Report, make_report
 from reconstruction.report.page import MAX_TRIPLES, convergence, render_page, size_words
@@ -102,6 +106,20 @@ def test_the_page_stands_alone(folders: dict[str, Path]) -> None:
     assert len(found.loads) == 4 + MAX_TRIPLES - 1 + 3
     assert all(address.startswith("data:") for address in found.loads)
     assert set(found.links) == {"model.glb", "preview.png", "turntable.mp4"}
+
+
+def test_a_level_that_needs_a_decoder_from_the_network_is_passed_over(folders: dict[str, Path]) -> None:
+    def shown() -> bytes:
+        models = [address for address in parsed(page(folders)).loads if "gltf-binary" in address]
+        return base64.b64decode(models[0].partition(",")[2])
+
+    web, full = folders["model"] / "model_web.glb", folders["model"] / "model.glb"
+    web.write_bytes(export_glb(trimesh.creation.icosphere().scene()))
+    assert shown() == web.read_bytes()
+    ball = trimesh.creation.icosphere(subdivisions=1)
+    mesh = unwrap(ball.vertices.astype(np.float32), ball.faces.astype(np.int32), 64)
+    write_glb(TexturedModel(mesh, Material(np.zeros((4, 4, 3), np.uint8)), "ball", {}), web, compression="draco")
+    assert shown() == full.read_bytes()
 
 
 def test_the_page_says_what_the_report_says(folders: dict[str, Path]) -> None:
