@@ -1,6 +1,6 @@
 """The real reconstruct stage on a small drawn dataset; run as a script, to be killed.
 
-python checkpointed_run.py STORE CAPTURE_ID WORKDIR [hold]     (`hold`: waits in the middle of the optimisation)
+python checkpointed_run.py STORE CAPTURE_ID WORKDIR [hold]     (`hold`: makes WORKDIR/held in the middle and waits)
 """
 
 import sys
@@ -25,15 +25,16 @@ STAGES = (
 
 
 class Held(LogProgress):
-    """Waits for good at iteration HOLD_AT."""
+    """Makes a file and waits for good at iteration HOLD_AT."""
 
-    def __init__(self) -> None:
+    def __init__(self, sign: Path) -> None:
         super().__init__()
-        self._steps = 0
+        self._sign, self._steps = sign, 0
 
     def advance(self, steps: int = 1, **figures: float) -> None:
         self._steps += steps
         if self._steps >= HOLD_AT:
+            self._sign.touch()
             time.sleep(600)
 
 
@@ -53,7 +54,7 @@ def main() -> None:
     configure_logging()
     uri, capture_id, workdir, *hold = sys.argv[1:]
     for name in ("mask", "reconstruct"):
-        progress = Held() if hold else LogProgress()
+        progress = Held(Path(workdir, "held")) if hold else LogProgress()
         run_stage(
             open_store(uri), capture_id, name, resolve_config("draft", SMALL), progress, workdir=Path(workdir)
         )  # fmt: skip

@@ -16,6 +16,7 @@ import pytest
 from scan2twin.runner import import_capture
 from scan2twin.store import ArtifactStore
 from scan2twin.store.artifacts import read_manifest
+from scan2twin.store.checkpoints import POLL_S
 from scan2twin.store.directory import DirectoryStore
 
 CAPTURE_ID = "test-capture"
@@ -46,6 +47,9 @@ class Machine:
         said, _ = self.start().communicate(timeout=LIMIT_S)
         return said
 
+    def held(self) -> bool:
+        return (self.root / "work" / "held").exists()
+
     def checkpoints(self) -> list[str]:
         return [found.key for found in self.store.list_objects("artifacts") if "/checkpoint/" in found.key]
 
@@ -67,9 +71,13 @@ def killed(tmp_path: Path, make_capture: Callable[..., Path]) -> Machine:
     run = machine.start("hold")
     try:
         deadline = time.monotonic() + LIMIT_S
-        while not machine.checkpoints() and run.poll() is None and time.monotonic() < deadline:
+        while not machine.held() and run.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
-        time.sleep(1)  # in which the stage goes on
+        # What is uploaded now is the last; the ones before it are deleted after it.
+        settled: list[str] = []
+        while (len(settled) != 1 or machine.checkpoints() != settled) and time.monotonic() < deadline:
+            settled = machine.checkpoints()
+            time.sleep(2.5 * POLL_S)
     finally:
         run.send_signal(signal.SIGKILL)
     said, _ = run.communicate()
@@ -88,7 +96,7 @@ def test_a_killed_reconstruction_goes_on_from_the_store_and_ends_with_the_same_m
     path.write_bytes(path.read_bytes()[:1000])
     undisturbed.store.delete(checkpoint)
 
-    assert "going on from the checkpoint at iteration" in killed.finish()
+    assert "going on from the checkpoint at iteration 64" in killed.finish()
     said = damaged.finish()
     assert "is damaged; it is not used" in said
     assert "going on" not in said
