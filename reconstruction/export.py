@@ -18,11 +18,11 @@ from reconstruction.data import Views, load_views
 from reconstruction.field import load_field
 from reconstruction.formats import write_formats
 from reconstruction.light import save_environment
-from reconstruction.maps import bake_maps, matt, to_material
+from reconstruction.maps import bake_maps, matt, to_material, without_occlusion
 from reconstruction.measure import comparison_picture, mean_figures, measure_view
 from reconstruction.model import Material, ModelInfo, Origin, TexturedModel, reference_from_model
 from reconstruction.preview import Studio, write_preview, write_turntable
-from reconstruction.refine_textures import choose_occlusion, observe, refine
+from reconstruction.refine_textures import closest, observe, refine
 from reconstruction.render import Renderer, straight_srgb
 from reconstruction.unseen import seen_faces
 from reconstruction.view_renderer import expose
@@ -33,6 +33,7 @@ from scan2twin.stages import StageInputs, StageResult
 
 PREVIEW_SIDE = 1024  # pixels
 PICTURE_QUALITY = 85  # of JPEG, for pictures to look at
+CHECK_EVERY = 8  # of the photos one is not fitted to but tells whether occlusion and fitting bring the model closer
 GLOSS_SHARE = 0.2  # of the headlight; with less of it little tells gloss from colour, and the material is matt
 
 
@@ -71,10 +72,13 @@ def run(inputs: StageInputs, outputs: Path, config: ExportConfig, progress: Prog
     progress.advance()
     observed = observe(mesh, views, gains, config.texture_size)
     lit_by = None if light is None else light.ready()
-    if lit_by is not None:
-        maps = choose_occlusion(maps, observed, lit_by)
+    check = observed[::CHECK_EVERY]
+    if lit_by is not None:  # the field was fitted without occlusion and may have taken the shadows into its colours
+        maps = closest([without_occlusion(maps), maps], check, lit_by)
     if config.refine_iterations:
-        maps = refine(maps, observed, lit_by, config.refine_iterations, progress, glossy)
+        fitted = [photo for i, photo in enumerate(observed) if i % CHECK_EVERY]
+        refined = refine(maps, fitted, lit_by, config.refine_iterations, progress, glossy)
+        maps = closest([maps, refined], check, lit_by)
     material = Material(to_8bit(maps[..., :3]).numpy()) if light is None else to_material(maps)
     figures = measure_heldout(mesh, material, light, inputs, dataset, outputs / "heldout", progress)
 

@@ -17,7 +17,7 @@ from reconstruction.atlas import UvMesh, vertex_tangents
 from reconstruction.bake import CPU
 from reconstruction.cameras import to_clip
 from reconstruction.data import Views
-from reconstruction.maps import LEAST, MOST, mip_level, respond, tangent_frame, without_occlusion
+from reconstruction.maps import LEAST, MOST, mip_level, respond, tangent_frame
 from reconstruction.rasterizer import get_rasterizer
 from reconstruction.rasterizer.derivatives import attribute_derivatives
 from reconstruction.view_renderer import decode, encode, expose
@@ -25,8 +25,8 @@ from scan2twin.progress import Progress
 
 Tensor = torch.Tensor
 
-LEARNING_RATE = 0.01  # of all channels a step (Munkberg et al. 2022, supplement: materials)
-SAMPLE = 100_000  # pixels of all photos together that tell whether occlusion helps
+LEARNING_RATE = 0.005  # of all channels a step; at 0.01 the last photos leave their noise on the texture
+SAMPLE = 100_000  # pixels of all photos together that tell which maps are closest to them
 DECAY = 0.1  # of the learning rate over the run
 STEEPEST = 4.0  # slope of depth against the image plane; beyond, it is the edge of something in front (or grazing)
 
@@ -97,21 +97,17 @@ def _interior(depth: Tensor, mask: Tensor, focal: float) -> Tensor:
     return covered & (step < STEEPEST * 2 * depth / focal) & (lowest(mask) >= 1)
 
 
-def choose_occlusion(maps: Tensor, observed: Sequence[Observations], light: ReadyLight) -> Tensor:
-    """Return maps (S, S, 8) with their occlusion if the photos are closer to what they show with it, else without.
-
-    The field was fitted without occlusion. Where the light was even, or the field's colours have taken the shadows
-    in, occlusion would darken hollows that the photos do not show as dark.
-    """
+def closest(candidates: Sequence[Tensor], observed: Sequence[Observations], light: ReadyLight | None) -> Tensor:
+    """Return those of several maps (S, S, 8) that show what is closest to the photos; the first among equals."""
     sample = _sample(observed)
 
     @torch.no_grad()
-    def error(candidate: Tensor) -> float:
-        color, others = torch.split(_looked_up(candidate, sample.uv, sample.mip_level), [3, 5], dim=1)
-        return float((sample.weight * (_lit(color, others, sample, light) - sample.color).abs()).mean())
+    def error(maps: Tensor) -> float:
+        color, others = torch.split(_looked_up(maps, sample.uv, sample.mip_level), [3, 5], dim=1)
+        shown = color if light is None else _lit(color, others, sample, light)
+        return float((sample.weight * (shown - sample.color).abs()).mean())
 
-    plain = without_occlusion(maps)
-    return maps if error(maps) < error(plain) else plain
+    return min(candidates, key=error)
 
 
 def _sample(observed: Sequence[Observations]) -> Observations:

@@ -16,7 +16,7 @@ from reconstruction.data import Views
 from reconstruction.maps import to_material
 from reconstruction.model import Material
 from reconstruction.preview import camera_rotation
-from reconstruction.refine_textures import Observations, choose_occlusion, observe, refine
+from reconstruction.refine_textures import Observations, closest, observe, refine
 from reconstruction.render import Renderer, straight_srgb
 from reconstruction.view_renderer import expose
 from scan2twin.capture.models import Intrinsics
@@ -159,8 +159,8 @@ def test_a_flash_is_taken_out_of_the_colours(egg: UvMesh, truth: torch.Tensor) -
     flashed = photograph(egg, Material(to_8bit(truth).numpy()), even, light)
     photos = observe(egg, flashed, even, SIZE)
     seen, _ = seen_from_above(egg)
-    with_light = refine(GREY, photos, light.ready(), 120, LogProgress(), glossy=False)[..., :3]
-    without = refine(GREY, photos, None, 120, LogProgress())[..., :3]
+    with_light = refine(GREY, photos, light.ready(), 240, LogProgress(), glossy=False)[..., :3]
+    without = refine(GREY, photos, None, 240, LogProgress())[..., :3]
     assert torch.allclose(with_light[seen].mean(dim=0), truth[seen].mean(dim=0), atol=0.012)
     assert (with_light - truth)[seen].abs().mean() < 0.6 * (without - truth)[seen].abs().mean()
 
@@ -174,4 +174,11 @@ def test_occlusion_is_kept_where_the_photos_show_it_and_left_out_where_not(egg: 
         material = to_material(shown)
         assert material.occluded == (shown is hollow)
         photos = observe(egg, photograph(egg, material, even, light), even, SIZE)
-        assert torch.equal(choose_occlusion(hollow, photos, light.ready()), shown)
+        assert closest([plain, hollow], photos, light.ready()) is shown
+
+
+def test_a_fit_that_other_photos_refute_is_not_kept(observed: list[Observations], refined: torch.Tensor) -> None:
+    spoilt = refined + 0.1 * torch.randn(refined.shape, generator=torch.Generator().manual_seed(1))
+    assert closest([GREY, refined], observed, None) is refined
+    assert closest([refined, spoilt], observed, None) is refined
+    assert closest([spoilt, refined], observed, None) is refined
