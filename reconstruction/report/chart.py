@@ -42,8 +42,10 @@ def line_chart(x: Sequence[float], y: Sequence[float], x_label: str, y_label: st
 
 def _ticks(low: float, high: float) -> list[float]:
     """Return about five round numbers that enclose low..high."""
-    step = 10 ** np.floor(np.log10(max(high - low, 1e-9) / 4))
-    step *= next(factor for factor in (1, 2, 5, 10) if factor * step * 5 >= high - low)
+    # What differs in the last digits only is drawn flat: steps so small would drown in rounding.
+    span = max(high - low, 1e-6 * max(abs(low), abs(high)), 1e-9)
+    step = 10 ** np.floor(np.log10(span / 4))
+    step *= next(factor for factor in (1, 2, 5, 10) if factor * step * 5 >= span)
     first, last = np.floor(low / step), np.ceil(high / step)
     if first == last:
         last += 1

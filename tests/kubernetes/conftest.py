@@ -84,9 +84,9 @@ class Studio:
         self.cluster.faults.append(PodFault(kind, labels, **options))
 
     def pods_of(self, capture_id: str) -> list[str]:
-        """Return the stage of every pod there ever was of a capture."""
+        """Return the stage of every pod there ever was of a capture; the double's own tests start others."""
         labels = [metadata["labels"] for metadata in self.cluster.started]
-        return [label["scan2twin/stage"] for label in labels if label["scan2twin/capture"] == capture_id]
+        return [label["scan2twin/stage"] for label in labels if label.get("scan2twin/capture") == capture_id]
 
     @contextmanager
     def without_scheduler(self) -> Iterator[None]:

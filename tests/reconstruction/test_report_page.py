@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import trimesh
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from trimesh.exchange.gltf import export_glb
@@ -192,9 +192,10 @@ def test_the_uncertainty_is_that_of_pixels_and_poses() -> None:
     assert both == pytest.approx(2 * np.sqrt(2 * side**2 + (spread * 0.5) ** 2), rel=0.05)
 
 
-@given(
-    st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=60),
-)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=60))
+@example([1e6, 1e6 + 1e-9])
+@example([0.0, 5e-324])
+@example([1e6 - 1e-4, 1e6])
 def test_a_chart_keeps_inside_its_frame(values: list[float]) -> None:
     root = ElementTree.fromstring(line_chart(list(range(len(values))), values, "x", "y"))
     for line in root.iter("polyline"):
