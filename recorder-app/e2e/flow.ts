@@ -145,6 +145,7 @@ await shot('review');
 // A photo is deleted, the page is closed and opened again: everything else is still there.
 await page.getByRole('button', { name: 'Photo 3' }).click();
 await page.getByRole('button', { name: 'Delete 1 photo' }).click();
+await page.getByRole('button', { name: 'Photo 3', exact: true }).waitFor({ state: 'detached' });
 await page.getByLabel('Name').fill('Gear box cover');
 await page.getByLabel('Notes').fill('left side is oily');
 await page.getByRole('button', { name: 'Back' }).click();

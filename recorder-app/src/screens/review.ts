@@ -52,7 +52,7 @@ async function fill(app: App, id: string, status: HTMLElement): Promise<CaptureS
       : []),
     ...(capture.state === 'uploaded' ? [] : [button(TEXT.review.zip, () => download(app, id))]),
     el('h2', {}, `${TEXT.review.photos}: ${frames.length}, ${TEXT.megabytes(size)}`),
-    ...grid(app, id, frames, editable),
+    ...grid(app, id, frames, editable, save),
     button(TEXT.review.remove, () => remove(app, id), 'danger'),
   );
   return capture.state;
@@ -73,11 +73,18 @@ function quality({ header }: StoredCapture, frames: readonly StoredFrame[]): HTM
   );
 }
 
-/** The photos; tapped ones are marked, and a button deletes them. */
-function grid(app: App, id: string, frames: readonly StoredFrame[], editable: boolean): HTMLElement[] {
+/** The photos; tapped ones are marked, and a button deletes them; `save` keeps what is typed but not yet kept. */
+function grid(
+  app: App,
+  id: string,
+  frames: readonly StoredFrame[],
+  editable: boolean,
+  save: () => Promise<void>,
+): HTMLElement[] {
   const marked = new Set<number>();
   const removeMarked = button('', async () => {
     for (const i of marked) await app.database.deleteFrame(id, i);
+    await save(); // the screen is filled anew
     await app.show(reviewScreen(id));
   });
   removeMarked.hidden = true;
