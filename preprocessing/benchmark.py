@@ -8,6 +8,7 @@ sensor in the reference frame, OpenGL axes, metres; `anchor_to_mesh_world`, 4×4
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ class Truth:
 
     folder: Path
 
-    @property
+    @cached_property
     def document(self) -> Mapping[str, object]:
         """The content of poses.json."""
         document: Mapping[str, object] = json.loads((self.folder / "poses.json").read_text())

@@ -236,7 +236,7 @@ def _unpack(archive: zipfile.ZipFile, folder: Path) -> None:
         raise CaptureError(*faults)
     if CAPTURE_FILE not in files:
         raise CaptureError(f"{CAPTURE_FILE}: not in the archive; without it a capture is not complete")
-    _inflate(archive, files[CAPTURE_FILE], folder / CAPTURE_FILE, MAX_DOCUMENT_BYTES)
+    _unpack_file(archive, files[CAPTURE_FILE], folder / CAPTURE_FILE, MAX_DOCUMENT_BYTES)
     document, faults = _read_document(folder)
     if document is None:
         raise CaptureError(*faults)
@@ -248,7 +248,13 @@ def _unpack(archive: zipfile.ZipFile, folder: Path) -> None:
     if unlisted := sorted(files.keys() - sizes.keys() - {CAPTURE_FILE}):
         raise CaptureError(*(f"{quoted(name)}: in the archive but not listed in {CAPTURE_FILE}" for name in unlisted))
     for name in files.keys() - {CAPTURE_FILE}:
-        _inflate(archive, files[name], folder / name, sizes[name])
+        _unpack_file(archive, files[name], folder / name, sizes[name])
+
+
+def _unpack_file(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, limit: int) -> None:
+    target.parent.mkdir(exist_ok=True)
+    too_long = f"{target.name}: unpacks to more than the {limit} bytes it may have; is it a bomb?"
+    inflate(archive, entry, target, limit, too_long)
 
 
 def _root_in_archive(names: Sequence[str]) -> str:
@@ -270,16 +276,21 @@ def _entry_faults(entry: zipfile.ZipInfo, root: str) -> Iterator[str]:
         yield f"{quoted(name)}: compression method {entry.compress_type}; only deflate and store are read"
 
 
-def _inflate(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, limit: int) -> None:
-    """Write one entry, stopping as soon as it is longer than `limit` bytes."""
-    target.parent.mkdir(exist_ok=True)
+def inflate(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, target: Path, limit: int, too_long: str) -> int:
+    """Write one entry to `target` and return its size in bytes; its folder must exist.
+
+    Raises:
+        CaptureError: it is longer than `limit` bytes, in the words `too_long`; no more than that is inflated.
+
+    """
     size = 0
     with archive.open(entry) as source, target.open("wb") as sink:
         while chunk := source.read(CHUNK_BYTES):
             size += len(chunk)
             if size > limit:
-                raise CaptureError(f"{target.name}: unpacks to more than the {limit} bytes it may have; is it a bomb?")
+                raise CaptureError(too_long)
             sink.write(chunk)
+    return size
 
 
 def _read_document(folder: Path) -> tuple[CaptureDocument | None, list[str]]:

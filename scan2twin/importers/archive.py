@@ -7,13 +7,13 @@ from pathlib import Path, PurePosixPath
 
 from scan2twin.capture.models import MAX_UNPACKED_BYTES
 from scan2twin.capture.names import LITTER, quoted
+from scan2twin.capture.reader import inflate
 from scan2twin.errors import CaptureError
 from scan2twin.importers.scan import PHOTO_SUFFIXES
 from scan2twin.importers.video import VIDEO_SUFFIXES
 
 READ_SUFFIXES = (*PHOTO_SUFFIXES, *VIDEO_SUFFIXES, ".json", ".jsonl", ".txt", ".bin", ".csv", ".npy", "")
 MAX_ENTRIES = 50_000
-CHUNK_BYTES = 1 << 20
 
 
 def unpack_foreign(archive_path: Path, folder: Path) -> Path:
@@ -49,11 +49,5 @@ def _unpack_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path
         return 0
     target = folder.joinpath(*name.parts)
     target.parent.mkdir(parents=True, exist_ok=True)
-    size = 0
-    with archive.open(entry) as packed, target.open("wb") as file:
-        while chunk := packed.read(CHUNK_BYTES):
-            size += len(chunk)
-            if size > limit:
-                raise CaptureError(f"{quoted(entry.filename)}: unpacks to more than 4 GiB in all; is it a bomb?")
-            file.write(chunk)
-    return size
+    too_long = f"{quoted(entry.filename)}: unpacks to more than 4 GiB in all; is it a bomb?"
+    return inflate(archive, entry, target, limit, too_long)
