@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from api_double import Refusal
 from cluster import Fault
-from conftest import DAG_ID, LIMIT_S, Studio
 from fault_proxy import Fault as StoreFault
+from studio import DAG_ID, LIMIT_S, Studio
 
 from scan2twin.airflow_server import AirflowError
 from scan2twin.config import resolve_config
@@ -119,17 +119,7 @@ def test_ending_a_task_deletes_its_pod(studio: Studio, make_capture: MakeCapture
     studio.start("ended", "ended")
     studio.wait_for("the pod", lambda: any(pod.containers[0].log for pod in studio.cluster.pods.values()))
     task = f"/dags/{DAG_ID}/dagRuns/ended/taskInstances/validate?update_mask=new_state"
-
-    def asked() -> bool:
-        try:
-            studio.api.request("PATCH", task, {"new_state": "failed"})
-        except AirflowError as error:  # SQLite is locked now and then where the scheduler writes too
-            if "Database error" not in str(error):
-                raise
-            return False
-        return True
-
-    studio.wait_for("Airflow to take the request", asked)
+    studio.request("PATCH", task, {"new_state": "failed"})
     studio.wait_for("the end of the pod", lambda: not studio.cluster.pods)
     assert studio.finish("ended") == "failed"
 

@@ -1,6 +1,7 @@
 """A small HTTP proxy in front of a real S3 server that breaks chosen requests in chosen ways."""
 
 import http.client
+import re
 import ssl
 import threading
 from collections import deque
@@ -36,6 +37,7 @@ class FaultProxy:
         self.faults: deque[Fault] = deque()
         self.methods = {"GET", "PUT", "HEAD", "DELETE", "POST"}  # whose requests faults are for
         self.seen: list[str] = []  # "GET /bucket/key", in order
+        self.years_older = 0  # how much older than they are listings say that objects are
         self.released = threading.Event()  # ends stalls
         proxy = self
 
@@ -63,6 +65,10 @@ class FaultProxy:
                 if fault is Fault.DROP_ANSWER:
                     self.close_connection = True
                     return
+                if proxy.years_older:
+                    data = re.sub(
+                        rb"(?<=<LastModified>)\d{4}", lambda year: b"%d" % (int(year[0]) - proxy.years_older), data
+                    )
                 if fault is Fault.FLIP_BIT:
                     data = data[:-1] + bytes([data[-1] ^ 1])
                 self.answer(reply.status, dict(reply.getheaders()), data, cut=fault is Fault.CUT_ANSWER)
