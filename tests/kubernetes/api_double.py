@@ -98,6 +98,7 @@ class ApiDouble:
                 web.get(f"{pod}/log", self._log),
                 web.get(f"{pod}/exec", self._exec),
                 web.get("/api/v1/namespaces/{namespace}/events", self._list_events),
+                web.post("/api/v1/namespaces/{namespace}/secrets", self._create_secret),
             ]
         )
         self._runner = web.AppRunner(app, shutdown_timeout=1)
@@ -160,6 +161,18 @@ class ApiDouble:
             wrong.append(f"{'.'.join(map(str, error.path))}: {error.message}"[:300])
         if wrong:
             raise ApiError(422, "Invalid", f"Pod {name!r} is invalid: {'; '.join(wrong)}")
+
+    async def _create_secret(self, request: web.Request) -> web.Response:
+        document = await request.json()
+        metadata = document["metadata"]
+        if metadata["name"] in self.cluster.secrets:
+            raise ApiError(409, "AlreadyExists", f'secrets "{metadata["name"]}" already exists')
+        try:
+            kubernetes_validate.validate(document, KUBERNETES_VERSION, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            raise ApiError(422, "Invalid", f"{'.'.join(map(str, error.path))}: {error.message}"[:300]) from None
+        self.cluster.create_secret(document)
+        return web.json_response(document, status=201)
 
     def _pod(self, request: web.Request) -> Pod:
         pod = self.cluster.pods.get((request.match_info["namespace"], request.match_info["name"]))

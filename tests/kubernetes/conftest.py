@@ -13,6 +13,7 @@ sys.path += [str(HERE.parent / "store"), str(HERE.parent / "airflow")]  # the fa
 from api_double import AIRFLOW, ApiDouble  # noqa: E402
 from cluster import Cluster  # noqa: E402
 from fault_proxy import FaultProxy  # noqa: E402
+from postgres import Postgres, programs  # noqa: E402
 from small_image import make_image  # noqa: E402
 from studio import DAG_ID, Studio  # noqa: E402
 from webhook import Webhook  # noqa: E402
@@ -47,13 +48,25 @@ def api(cluster: Cluster) -> Iterator[ApiDouble]:
 
 
 @pytest.fixture(scope="session")
-def studio(tmp_path_factory: pytest.TempPathFactory, api: ApiDouble, s3: EmbeddedS3) -> Iterator[Studio]:
+def database_url() -> Iterator[str | None]:
+    """A database for Airflow; without PostgreSQL on this machine it keeps a SQLite file."""
+    if programs() is None:
+        yield None
+        return
+    with Postgres() as server:
+        yield server.url
+
+
+@pytest.fixture(scope="session")
+def studio(
+    tmp_path_factory: pytest.TempPathFactory, api: ApiDouble, s3: EmbeddedS3, database_url: str | None
+) -> Iterator[Studio]:
     folder = tmp_path_factory.mktemp("studio")
     connection = {
         "conn_type": "kubernetes",
         "extra": {"kube_config_path": str(api.kubeconfig(folder / "kubeconfig", AIRFLOW))},
     }
-    home = AirflowHome(folder / "home")
+    home = AirflowHome(folder / "home", database_url)
     (home.folder / "config").mkdir(parents=True)
     (home.folder / "config" / "airflow_local_settings.py").write_text(PRELOAD)
     with FaultProxy(s3.endpoint) as proxy, Webhook() as hook, home.locked(), pytest.MonkeyPatch.context() as patch:
@@ -62,7 +75,7 @@ def studio(tmp_path_factory: pytest.TempPathFactory, api: ApiDouble, s3: Embedde
             patch.setenv(name, value)
         settings = {
             "SCAN2TWIN_RUNNER": "kubernetes", "SCAN2TWIN_STORE": uri, "SCAN2TWIN_MAX_ACTIVE_RUNS": "8",
-            "SCAN2TWIN_RETRIES": "4", "SCAN2TWIN_RETRY_DELAY_S": "0",
+            "SCAN2TWIN_CAPTURE_KEYS": "1", "SCAN2TWIN_RETRIES": "4", "SCAN2TWIN_RETRY_DELAY_S": "0",
             "SCAN2TWIN_WEBHOOK": hook.url, "SCAN2TWIN_DEADLINE_H": str(DEADLINE_S / 3600),
             "AIRFLOW_CONN_KUBERNETES_DEFAULT": json.dumps(connection), "PYTHONPATH": str(HERE.parents[1]),
         }  # fmt: skip
