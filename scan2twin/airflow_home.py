@@ -7,10 +7,9 @@ import io
 import json
 import os
 import secrets
-import sqlite3
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -78,10 +77,7 @@ class AirflowHome:
         return missing or not marker.exists() or marker.read_text() != self._migration
 
     def migrated(self) -> None:
-        """Remember that the database fits the installed Airflow, and let its readers not wait for its writer."""
-        if self.sqlite:
-            with closing(sqlite3.connect(self.sqlite)) as database:
-                database.execute("PRAGMA journal_mode=WAL")  # the file keeps it
+        """Remember that the database fits the installed Airflow."""
         self.write_private(self._migration_marker.name, self._migration)
 
     def environment(self) -> dict[str, str]:

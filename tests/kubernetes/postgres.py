@@ -22,9 +22,8 @@ _FAST = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_wri
 
 
 def programs() -> Path | None:
-    """Return the folder of PostgreSQL's programs, None if it is not installed."""
-    found = shutil.which("initdb")
-    return Path(found).parent if found else max(Path("/usr/lib/postgresql").glob("*/bin"), default=None)
+    """Return the folder of PostgreSQL's programs, as Debian installs them; None if there is none."""
+    return max((path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")), default=None)
 
 
 class Postgres(AbstractContextManager["Postgres"]):
