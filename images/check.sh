@@ -19,7 +19,7 @@ if ! podman image exists "$BASE"; then
 fi
 
 as_a_pod() {
-  podman run --rm --read-only --network=none --cap-drop=all --security-opt=no-new-privileges --user=10001:10001 \
+  podman run --rm --read-only --network=none --cap-drop=all --security-opt=no-new-privileges --user=10001:10001 --no-healthcheck \
     --tmpfs=/tmp:rw,mode=1777 "$@"
 }
 

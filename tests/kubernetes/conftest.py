@@ -25,6 +25,7 @@ from scan2twin.store import open_store  # noqa: E402
 
 NAMESPACE = "scan2twin"
 SECRET = "scan2twin-store"
+AREAS = ("captures", "artifacts", "models")
 DEADLINE_S = 5.0  # of every run; each takes longer
 PRELOAD = '"""Loaded once by the scheduler, whose children the tasks are."""\n\nimport operators.kubernetes\n'
 
@@ -81,6 +82,10 @@ def studio(
         }  # fmt: skip
         with LocalAirflow(home, settings, components=(*COMPONENTS, TRIGGERER)) as airflow:
             airflow.wait_until_ready(DAG_ID)
-            studio = Studio(airflow, api, proxy, open_store(s3.uri), hook)
+            store = open_store(s3.uri)
+            for area in AREAS:  # a pod's keys may make no bucket
+                store.put_bytes(f"{area}/first", b"")
+                store.delete(f"{area}/first")
+            studio = Studio(airflow, api, proxy, store, hook)
             yield studio
             studio.end_orphans()
