@@ -38,11 +38,6 @@ def test_manifests_pass_the_strict_schema(path: Path) -> None:
 def test_the_kustomization_names_what_there_is() -> None:
     (kustomization,) = documents(DEPLOY / "kustomization.yaml")
     assert sorted(kustomization["resources"]) == [path.name for path in MANIFESTS]
-    (secret,) = kustomization["secretGenerator"]
-    assert secret["name"] == RunnerSettings().store_secret
-    example = (DEPLOY / f"{secret['envs'][0]}.example").read_text()
-    assert example == "AWS_ACCESS_KEY_ID=\nAWS_SECRET_ACCESS_KEY=\n"
-    assert "store.env" in (ROOT / ".gitignore").read_text()
 
 
 def test_the_namespace_enforces_the_standard_that_pods_keep_to() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cluster import Fault
 from studio import DAG_ID, LIMIT_S, Studio
 
 from scan2twin.capture.models import CAPTURE_ID_PATTERN
@@ -178,11 +179,18 @@ def test_housekeeping_lists_first_and_deletes_when_told(studio: Studio, put: Any
     assert find_capture(studio.store, "tidied")
 
 
-def test_the_webhook_hears_of_runs_that_fail_and_of_runs_that_are_late(studio: Studio) -> None:
-    studio.start("unheard", "no-such-capture")
-    assert studio.finish("unheard") == "failed"
+def test_the_webhook_hears_of_runs_that_fail_and_of_runs_that_are_late(studio: Studio, put: Any) -> None:
+    put("slow", "2026-06-04")
+    studio.break_pod(Fault.KILLED, "slow", "validate", at=b"never said")  # the stage waits for that
+    studio.start("slow", "slow")
+    late = {"event": "late", "dag": DAG_ID, "run": "slow"}
+    studio.wait_for("the deadline's message", lambda: late in studio.told)
+    studio.request("PATCH", f"/dags/{DAG_ID}/dagRuns/slow?update_mask=state", {"state": "failed"})
+
+    studio.start("refused", "no-such-capture")
+    assert studio.finish("refused") == "failed"
     conf = {"capture_id": "no-such-capture", "preset": "standard"}
-    failed = {"event": "failed", "dag": DAG_ID, "run": "unheard", "conf": conf}
+    failed = {"event": "failed", "dag": DAG_ID, "run": "refused", "conf": conf}
     studio.wait_for("the failure's message", lambda: failed in studio.told)
 
 
