@@ -69,9 +69,12 @@ class KubernetesStageOperator(KubernetesPodOperator):  # type: ignore[misc]  # a
     def build_pod_request_obj(self, context: Any = None, **options: Any) -> Any:
         """Return the pod; the sidecar uses the stage's own image, so that no second image is pulled."""
         pod = super().build_pod_request_obj(context, **options)
+        stage, *sidecars = pod.spec.containers
         if context:
             pod.metadata.labels["scan2twin/capture"] = make_safe_label_value(context["params"]["capture_id"])
-        stage, *sidecars = pod.spec.containers
+            # The template is of all presets, what the run asks for is known only now.
+            for amounts in (stage.resources.requests, stage.resources.limits):
+                amounts["memory"] = self.stage.resources.memory_with(context["params"]["preset"])
         for sidecar in sidecars:
             sidecar.image = stage.image
         if self.capture_keys:
