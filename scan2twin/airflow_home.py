@@ -17,6 +17,7 @@ from scan2twin.errors import ConfigError, InputError
 
 HOST = "127.0.0.1"  # nothing of a local Airflow is reachable from another machine
 USER = "admin"
+DATABASE_VARIABLE = "SCAN2TWIN_DATABASE"  # holds a password: no process of Airflow, and so no stage, inherits it
 LOCK_TIMEOUT_S = 60  # how long a process waits for another that writes; SQLite's own 5 s are short on a busy machine
 # The DAGs lie beside this package, in a checkout as in an installation.
 DAGS = Path(__file__).resolve().parents[1] / "dags"
@@ -82,7 +83,11 @@ class AirflowHome:
 
     def environment(self) -> dict[str, str]:
         """Return this process's environment for Airflow's commands: airflow.cfg alone decides, nothing inherited."""
-        inherited = {name: value for name, value in os.environ.items() if not name.lstrip("_").startswith("AIRFLOW")}
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.lstrip("_").startswith("AIRFLOW") and name != DATABASE_VARIABLE
+        }
         return inherited | {"AIRFLOW_HOME": str(self.folder)}
 
     def task_log(self, dag_id: str, run_id: str, task_id: str, attempt: int) -> Path:

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from scan2twin.airflow_follow import RunFollower
-from scan2twin.airflow_home import USER, AirflowHome
+from scan2twin.airflow_home import DATABASE_VARIABLE, USER, AirflowHome
 from scan2twin.airflow_server import COMPONENTS, TRIGGERER, LocalAirflow
 from scan2twin.cli.options import ConfigOption, PresetOption, console, read_overrides
 from scan2twin.cli.pipeline import summarise
@@ -55,7 +55,7 @@ def up(
         str | None,
         typer.Option(
             "--database",
-            envvar="SCAN2TWIN_DATABASE",
+            envvar=DATABASE_VARIABLE,
             help="postgresql+psycopg2://… of a database for Airflow alone. Default: a SQLite file.",
             show_default=False,
         ),
