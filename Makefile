@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 VALIDATOR := $(if $(shell command -v npm),tests/node_modules/.package-lock.json)
 RECORDER := recorder-app/node_modules/.package-lock.json
 
-.PHONY: setup demo test lint format types docs lock clean recorder recorder-lint recorder-serve recorder-test
+.PHONY: setup demo test lint format types docs lock clean images-check recorder recorder-lint recorder-serve recorder-test
 
 setup: $(STAMP) $(VALIDATOR) $(if $(VALIDATOR),$(RECORDER))
 
@@ -68,6 +68,9 @@ lock: ## resolve every dependency again (the CUDA packages that torch may pull s
 CUDA_PACKAGES := triton nvidia-cublas nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 \
   nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 \
   nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx cuda-bindings cuda-pathfinder cuda-toolkit
+
+images-check: recorder ## as root: build the images with podman on a base made here, and start what is in them
+	images/check.sh
 
 clean:
 	rm -rf .venv out build *.egg-info

@@ -48,13 +48,19 @@ with DAG(
     def select(dag_run: Any = None, params: Any = None) -> list[list[str]]:
         """Return the captures to run, in chunks that are one task's work each."""
         # Imported where they are needed: they bring the store's client along.
+        import time
+
         from scan2twin.batch import chunks, select_captures
         from scan2twin.config import resolve_config
+        from scan2twin.memory import PeakMemory
         from scan2twin.store import open_store
 
         first, last = days_of(dag_run)
-        found = select_captures(open_store(), first, last, resolve_config(params["preset"], {}))
+        started = time.monotonic()
+        with PeakMemory(children=False) as memory:
+            found = select_captures(open_store(), first, last, resolve_config(params["preset"], {}))
         print(f"{len(found)} captures recorded from {first} to {last} have no model yet")
+        print(f"selected in {time.monotonic() - started:.1f} s, {memory.peak_bytes / 1e6:.0f} MB at most")
         return list(chunks(found))
 
     @task(map_index_template="{{ task.op_kwargs['capture_ids'] | length }} captures")

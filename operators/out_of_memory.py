@@ -22,7 +22,7 @@ def out_of_memory_failure(stage: Stage, params: Mapping[str, Any]) -> AirflowExc
     if smaller is None:
         return AirflowFailException(
             f"{message}; choose a smaller preset than {params['preset']}, set allow_smaller_preset, or give the stage "
-            f"more memory than {stage.resources.memory}"
+            f"more memory than {stage.resources.memory_with(params['preset'])}"
         )
     return AirflowException(f"{message} with preset {params['preset']}; the next try uses preset {smaller}")
 

@@ -1,5 +1,6 @@
 """Pod specs of the stages, as plain data: no Kubernetes client is needed to build or to check them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from operators.settings import RunnerSettings
@@ -9,6 +10,7 @@ BASE_CONTAINER = "base"  # the container whose log and exit code are the stage's
 RESULT_FILE = "/airflow/xcom/return.json"  # where Airflow's sidecar container looks for the result
 GPU_RESOURCE = "nvidia.com/gpu"
 USER_ID = 10001  # the images' user; any number but 0 works
+STORE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")  # the last of temporary ones only
 SCRATCH = "/tmp"  # the only writable folder, an emptyDir
 
 # The *restricted* level of the Kubernetes pod security standards.
@@ -88,11 +90,23 @@ def _environment(stage: Stage, settings: RunnerSettings) -> list[dict[str, Any]]
         "OMP_NUM_THREADS": stage.resources.cpu,
         "NUMBA_NUM_THREADS": stage.resources.cpu,
     }
-    secret = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
     return [
         *({"name": name, "value": value} for name, value in plain.items()),
         *(
             {"name": name, "valueFrom": {"secretKeyRef": {"name": settings.store_secret, "key": name}}}
-            for name in secret
+            for name in (STORE_KEYS if settings.capture_keys else STORE_KEYS[:2])
         ),
     ]
+
+
+def keys_secret(keys: Mapping[str, str], pod_name: str, pod_uid: str, namespace: str) -> dict[str, Any]:
+    """Return the Secret with a pod's own keys. It bears the pod's name, belongs to it and is deleted with it."""
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": pod_name, "uid": pod_uid}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": pod_name, "namespace": namespace, "ownerReferences": [owner]},
+        "immutable": True,
+        "type": "Opaque",
+        "stringData": dict(keys),
+    }

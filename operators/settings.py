@@ -38,6 +38,7 @@ class RunnerSettings(BaseModel):
     # The rest is for pods only.
     store: str = Field("", description="the artifact store's URI, as pods reach it")
     store_secret: str = Field("scan2twin-store", description="Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY")
+    capture_keys: bool = Field(False, description="pods get keys for their capture alone, made by the store's STS")
     namespace: str = "scan2twin"
     image: str = Field(
         "scan2twin/{package}:latest",

@@ -17,6 +17,8 @@ from scan2twin.errors import ConfigError, InputError
 
 HOST = "127.0.0.1"  # nothing of a local Airflow is reachable from another machine
 USER = "admin"
+DATABASE_VARIABLE = "SCAN2TWIN_DATABASE"  # holds a password: no process of Airflow, and so no stage, inherits it
+LOCK_TIMEOUT_S = 60  # how long a process waits for another that writes; SQLite's own 5 s are short on a busy machine
 # The DAGs lie beside this package, in a checkout as in an installation.
 DAGS = Path(__file__).resolve().parents[1] / "dags"
 
@@ -32,12 +34,16 @@ class Secrets:
 
 
 class AirflowHome:
-    """An AIRFLOW_HOME that belongs to scan2twin."""
+    """An AIRFLOW_HOME that belongs to scan2twin.
 
-    def __init__(self, folder: Path) -> None:
+    `database_url` is a database of its own on a PostgreSQL server; without one Airflow keeps a SQLite file here.
+    """
+
+    def __init__(self, folder: Path, database_url: str | None = None) -> None:
         self.folder = folder.absolute()
         self.logs = self.folder / "logs"
-        self.database = self.folder / "airflow.db"
+        self.sqlite = None if database_url else self.folder / "airflow.db"
+        self.database_url = database_url or f"sqlite:///{self.sqlite}?timeout={LOCK_TIMEOUT_S}"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -68,15 +74,20 @@ class AirflowHome:
     def needs_migration(self) -> bool:
         """Tell whether the database is missing or was last migrated by another Airflow."""
         marker = self._migration_marker
-        return not (self.database.exists() and marker.exists() and marker.read_text() == airflow_version())
+        missing = self.sqlite is not None and not self.sqlite.exists()
+        return missing or not marker.exists() or marker.read_text() != self._migration
 
     def migrated(self) -> None:
         """Remember that the database fits the installed Airflow."""
-        self._migration_marker.write_text(airflow_version())
+        self.write_private(self._migration_marker.name, self._migration)
 
     def environment(self) -> dict[str, str]:
         """Return this process's environment for Airflow's commands: airflow.cfg alone decides, nothing inherited."""
-        inherited = {name: value for name, value in os.environ.items() if not name.lstrip("_").startswith("AIRFLOW")}
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.lstrip("_").startswith("AIRFLOW") and name != DATABASE_VARIABLE
+        }
         return inherited | {"AIRFLOW_HOME": str(self.folder)}
 
     def task_log(self, dag_id: str, run_id: str, task_id: str, attempt: int) -> Path:
@@ -93,6 +104,10 @@ class AirflowHome:
     @property
     def _migration_marker(self) -> Path:
         return self.folder / "database-version"
+
+    @property
+    def _migration(self) -> str:
+        return f"{airflow_version()} {self.database_url}"
 
     def _secrets(self) -> Secrets:
         path = self.folder / "secrets.json"
@@ -130,7 +145,7 @@ def _settings(home: AirflowHome, kept: Secrets, passwords: Path, port: int) -> d
             "simple_auth_manager_passwords_file": passwords,
             "execution_api_server_url": f"{url}/execution/",
         },
-        "database": {"sql_alchemy_conn": f"sqlite:///{home.database}"},
+        "database": {"sql_alchemy_conn": home.database_url},
         "api": {
             "host": HOST,
             "port": port,

@@ -96,8 +96,8 @@ class AirflowApi:
 class LocalAirflow(AbstractContextManager["LocalAirflow"]):
     """Airflow's processes on this machine, on loopback only; all of them end with the context, or with this process.
 
-    The caller holds `home.locked()`. `environment` (the store, the runner) is added to the processes' own. Without
-    `port` a free one is chosen.
+    The caller holds `home.locked()`. `environment` (the store, the runner) is added to the processes' own; once they
+    run, the attribute of that name is all that they run with. Without `port` a free one is chosen.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class LocalAirflow(AbstractContextManager["LocalAirflow"]):
             self.password = secrets.password
             self.api = AirflowApi(self.url, secrets.password)
             stack.callback(lambda: end_groups(self._processes.values(), STOP_GRACE_S))
-            self._environment = self.home.environment() | self._added
+            self.environment = self.home.environment() | self._added
             self._migrate()
             for component in self._components:
                 self._start(component, [component, *_OPTIONS.get(component, [])])
@@ -178,7 +178,7 @@ class LocalAirflow(AbstractContextManager["LocalAirflow"]):
     def _start(self, name: str, arguments: list[str]) -> "subprocess.Popen[bytes]":
         with self._log_of(name).open("wb") as log:
             process = start_in_own_group(
-                [sys.executable, "-m", "airflow", *arguments], environment=self._environment, stdout=log
+                [sys.executable, "-m", "airflow", *arguments], environment=self.environment, stdout=log
             )
         self._processes[name] = process
         return process

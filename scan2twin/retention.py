@@ -10,13 +10,12 @@ from itertools import groupby
 
 from scan2twin.fallback import NOTE
 from scan2twin.store import ArtifactStore, StoredObject
-from scan2twin.store.artifacts import MANIFEST, read_manifest
+from scan2twin.store.artifacts import ARTIFACTS, MANIFEST, read_manifest
 from scan2twin.store.captures import CAPTURES
 from scan2twin.store.checkpoints import CHECKPOINT
 from scan2twin.store.models import MODELS
 from scan2twin.store.transfer import parallel
 
-ARTIFACTS = "artifacts"
 CAPTURE_FILE = "capture.json"
 DAY_S = 86_400.0
 LEFTOVER_DAYS = 2.0  # longer than any stage may run, with its retries

@@ -32,7 +32,7 @@ from scan2twin.memory import PeakMemory
 from scan2twin.progress import Progress
 from scan2twin.stages import CAPTURE, CORRECTIONS, GIVEN, Stage, StageInputs, StageResult
 from scan2twin.store import ArtifactStore
-from scan2twin.store.artifacts import MANIFEST, commit, discard, download, new_attempt, read_manifest, upload
+from scan2twin.store.artifacts import ARTIFACTS, MANIFEST, commit, discard, download, new_attempt, read_manifest, upload
 from scan2twin.store.captures import StoredCapture, download_capture, find_capture, import_capture
 from scan2twin.store.checkpoints import CheckpointKeeper, discard_checkpoints
 from scan2twin.store.corrections import download_corrections
@@ -44,7 +44,6 @@ __all__ = ["StageRun", "fetch_model", "find_capture", "import_capture", "run_pip
 
 log = logging.getLogger("scan2twin")
 
-ARTIFACTS = "artifacts"
 COMMIT_VARIABLE = "SCAN2TWIN_COMMIT"  # set in images, which have no git checkout
 # Libraries whose release can change a result.
 _LIBRARIES = (

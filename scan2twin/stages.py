@@ -47,13 +47,18 @@ class StageInputs:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one run of a stage asks of a machine at the `standard` preset."""
+    """What one run of a stage asks of a machine."""
 
     cpu: str = "2"
     memory: str = "3Gi"
+    memory_high: str | None = None  # with the preset `high`, where that is more
     ephemeral_storage: str = "8Gi"
     gpu: int = 0  # GPUs used where the cluster has them; every stage also runs without
     timeout_s: int = 3600
+
+    def memory_with(self, preset: str) -> str:
+        """Return the memory that a run with this preset asks for."""
+        return (preset == "high" and self.memory_high) or self.memory
 
 
 @dataclass(frozen=True)
@@ -99,12 +104,12 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "reconstruct", "reconstruction.reconstruct", ("mask",),
         "differentiable rendering: geometry, appearance, light", version=4,
-        resources=Resources(memory="6Gi", gpu=1, timeout_s=4 * 3600), keeps_checkpoints=True,
+        resources=Resources(memory="6Gi", memory_high="12Gi", gpu=1, timeout_s=4 * 3600), keeps_checkpoints=True,
     ),
     Stage(
         "export", "reconstruction.export", ("mask", "reconstruct"),
         "UV atlas, textures, GLB, USDZ, OBJ and PLY in metres, preview and turntable", version=3,
-        resources=Resources(memory="6Gi"),
+        resources=Resources(memory="6Gi", memory_high="12Gi"),
     ),
     Stage(
         "publish", "reconstruction.publish", ("refine_poses", "mask", "reconstruct", "export"),

@@ -3,4 +3,4 @@
 import os
 
 if os.environ.get("SCAN2TWIN_RUNNER") == "kubernetes":
-    pass
+    import operators.kubernetes  # noqa: F401

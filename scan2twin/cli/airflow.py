@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from scan2twin.airflow_follow import RunFollower
-from scan2twin.airflow_home import USER, AirflowHome
+from scan2twin.airflow_home import DATABASE_VARIABLE, USER, AirflowHome
 from scan2twin.airflow_server import COMPONENTS, TRIGGERER, LocalAirflow
 from scan2twin.cli.options import ConfigOption, PresetOption, console, read_overrides
 from scan2twin.cli.pipeline import summarise
@@ -51,9 +51,18 @@ def up(
         typer.Option("--home", help="Where runs and logs are kept. Default: among your user data.", show_default=False),
     ] = None,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of Airflow's pages.")] = UI_PORT,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--database",
+            envvar=DATABASE_VARIABLE,
+            help="postgresql+psycopg2://… of a database for Airflow alone. Default: a SQLite file.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Run Airflow with its web pages, and an S3 store, on this machine only. Ctrl-C ends all of it."""
-    folder = AirflowHome(home or user_data_folder() / "airflow")
+    folder = AirflowHome(home or user_data_folder() / "airflow", database)
     with _signals_interrupt(), folder.locked(), _store(store, folder) as variables:
         for capture in captures or []:
             console.print(f"capture {import_capture(open_store(), capture)} is in the store")

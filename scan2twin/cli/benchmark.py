@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from scan2twin.cli.airflow import SAMPLE
 from scan2twin.cli.options import (
     ConfigOption,
     JsonOption,
@@ -72,6 +73,30 @@ def store(
     console.print(table)
     if json_:
         print_json(figures)
+
+
+@app.command("airflow")
+def airflow(
+    capture: Annotated[
+        Path, typer.Argument(help="Capture bundle: a folder or a .zip.", show_default="the sample")
+    ] = SAMPLE,
+    json_: JsonOption = False,
+) -> None:
+    """Measure Airflow's own time around the stages, and how fast a run is that finds all its work done."""
+    from scan2twin.orchestration_benchmark import benchmark_airflow
+
+    _print_figures("a run that finds all its work done", benchmark_airflow(capture), json_)
+
+
+@app.command("night")
+def night(
+    captures: Annotated[int, typer.Option("--captures", min=1, help="How many were recorded that day.")] = 5000,
+    json_: JsonOption = False,
+) -> None:
+    """Measure how a night's captures are chosen: time and memory."""
+    from scan2twin.orchestration_benchmark import benchmark_night
+
+    _print_figures("captures of a night, without a model", benchmark_night(captures), json_)
 
 
 @app.command("reconstruct")
@@ -176,6 +201,15 @@ def preprocessing(
                 progress.close()
     if json_:
         print_json(found)
+
+
+def _print_figures(title: str, figures: dict[str, float], as_json: bool) -> None:
+    table = Table(title=title, show_header=False)
+    for name, value in figures.items():
+        table.add_row(name.removesuffix("_s").replace("_", " "), f"{value:.4g}{' s' if name.endswith('_s') else ''}")
+    console.print(table)
+    if as_json:
+        print_json(figures)
 
 
 def _figures_table(title: str, rows: list[dict[str, Any]]) -> Table:

@@ -19,6 +19,7 @@ from scan2twin.store.base import ArtifactStore
 from scan2twin.store.manifest import FileEntry, Manifest
 from scan2twin.store.transfer import parallel
 
+ARTIFACTS = "artifacts"  # the area of every stage's output but the models
 MANIFEST = "manifest.json"
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import logging
 import os
 import random
@@ -19,6 +20,7 @@ from xml.etree.ElementTree import ParseError
 import certifi
 import urllib3
 from minio import Minio
+from minio.credentials import AssumeRoleProvider
 from minio.error import MinioException, S3Error, ServerError
 from urllib3.exceptions import HTTPError
 
@@ -212,12 +214,36 @@ class S3Store:
         url = f"{self._endpoint}/{bucket}/{quote(name)}"
         return presigned_url("PUT", url, headers, self._credentials, datetime.now(UTC), expires)
 
+    def bucket_of(self, area: str) -> str:
+        """Return the bucket that holds the keys whose first part is `area`."""
+        return self._bucket_prefix + area
+
+    def temporary_credentials(self, policy: Mapping[str, Any], lifetime: timedelta) -> Credentials:
+        """Return keys, made by the server (STS AssumeRole), for what `policy` and this store's own keys both allow.
+
+        Raises StoreError if the server does not make them or cannot be reached.
+        """
+        own = self._credentials
+        provider = AssumeRoleProvider(
+            sts_endpoint=self._endpoint, access_key=own.access_key, secret_key=own.secret_key, region=own.region,
+            duration_seconds=round(lifetime.total_seconds()), policy=json.dumps(policy), role_session_name="scan2twin",
+            http_client=self._http,
+        )  # fmt: skip
+        try:
+            made = provider.retrieve()
+        except (ValueError, *_CLIENT_ERRORS) as error:  # ValueError: the server refuses
+            raise StoreError(
+                f"store {self.uri}: no keys for one capture: {error}; the server must allow AssumeRole to this key, or "
+                "unset SCAN2TWIN_CAPTURE_KEYS"
+            ) from error
+        return Credentials(made.access_key, made.secret_key, made.session_token, own.region)
+
     def _split(self, key: str) -> tuple[str, str]:
         """Return the bucket and the object's key."""
         bucket, _, name = check_key(key).partition("/")
         if not _BUCKET.fullmatch(bucket):
             raise InputError(f"store {self.uri}: {key}: {bucket!r} cannot be a bucket; use 3 to 40 of a-z, 0-9 and -")
-        return self._bucket_prefix + bucket, name
+        return self.bucket_of(bucket), name
 
     def _key(self, found: Any) -> str:
         """Return the store's key of a listed object or folder."""

@@ -7,9 +7,9 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from operators.pods import CONTAINER_SECURITY, pod_template
+from operators.pods import CONTAINER_SECURITY, STORE_KEYS, keys_secret, pod_template
 from operators.settings import RunnerSettings
-from scan2twin.stages import STAGES, Stage
+from scan2twin.stages import STAGES, Stage, stage_named
 
 SETTINGS = RunnerSettings.from_environment(
     {
@@ -30,12 +30,19 @@ def operator_of(stage: Stage, settings: RunnerSettings = SETTINGS) -> Any:
     return KubernetesStageOperator(task_id=stage.name, stage=stage, settings=settings)
 
 
-def pod_of(stage: Stage, monkeypatch: pytest.MonkeyPatch, capture_id: str = "skull") -> dict[str, Any]:
+def pod_of(
+    stage: Stage,
+    monkeypatch: pytest.MonkeyPatch,
+    capture_id: str = "skull",
+    *,
+    preset: str = "draft",
+    settings: RunnerSettings = SETTINGS,
+) -> dict[str, Any]:
     """Return the pod that the operator asks the API for, as JSON."""
     from kubernetes.client import ApiClient
 
     monkeypatch.setenv("AIRFLOW_CONN_KUBERNETES_DEFAULT", "kubernetes://")
-    operator = operator_of(stage)
+    operator = operator_of(stage, settings)
     task = SimpleNamespace(dag_id="reconstruct_capture", task_id=stage.name, map_index=-1, try_number=1)
     context: Any = {
         "ti": task,
@@ -43,7 +50,7 @@ def pod_of(stage: Stage, monkeypatch: pytest.MonkeyPatch, capture_id: str = "sku
         "dag": SimpleNamespace(parent_dag=None),
         "params": {
             "capture_id": capture_id,
-            "preset": "draft",
+            "preset": preset,
             "overrides": {"reconstruct": {"iterations": 5}},
             "allow_smaller_preset": False,
         },
@@ -109,6 +116,23 @@ def test_pods_hold_no_secret_but_name_where_it_is(stage: Stage, monkeypatch: pyt
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         assert variables[name]["valueFrom"]["secretKeyRef"] == {"name": "scan2twin-store", "key": name}
         assert "value" not in variables[name]
+
+
+def test_pods_with_keys_of_their_own_name_the_secret_that_belongs_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    pod = pod_of(STAGES[0], monkeypatch, settings=SETTINGS.model_copy(update={"capture_keys": True}))
+    variables = {entry["name"]: entry for entry in pod["spec"]["containers"][0]["env"]}
+    for name in STORE_KEYS:
+        assert variables[name]["valueFrom"]["secretKeyRef"] == {"name": pod["metadata"]["name"], "key": name}
+    secret = keys_secret(dict.fromkeys(STORE_KEYS, "x"), pod["metadata"]["name"], "a-uid", "scan2twin")
+    kubernetes_validate.validate(secret, "1.31", strict=True)
+    assert secret["metadata"]["ownerReferences"][0]["uid"] == "a-uid"
+
+
+@pytest.mark.parametrize(("preset", "memory"), [("draft", "6Gi"), ("standard", "6Gi"), ("high", "12Gi")])
+def test_the_highest_preset_asks_for_more_memory(monkeypatch: pytest.MonkeyPatch, preset: str, memory: str) -> None:
+    resources = pod_of(stage_named("reconstruct"), monkeypatch, preset=preset)["spec"]["containers"][0]["resources"]
+    assert resources["requests"]["memory"] == resources["limits"]["memory"] == memory
+    assert resources["limits"]["nvidia.com/gpu"] == "1"
 
 
 def test_only_gpu_stages_ask_for_a_gpu(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

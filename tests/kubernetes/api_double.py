@@ -1,7 +1,7 @@
 """A Kubernetes API server for tests: the calls that the unmodified operator, trigger and clients make, nothing else.
 
-Strict where a real one is: names, labels, the schema of pods, credentials. Every call is written down as verb and
-resource, so that the role in deploy/ can be held to exactly what is needed.
+Strict where a real one is: names, labels, the schema of pods, credentials. Every call of Airflow is written down as
+verb and resource, so that the role in deploy/ can be held to exactly what is needed.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from pod_processes import Container, Json
 from selection import field_selects, merge, selects
 
 KUBERNETES_VERSION = "1.31"
-TOKEN = "a-token"
+AIRFLOW, TESTER = "airflow", "tester"  # users, whose tokens are their names
 POLL_S = 0.05
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _LABEL = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
@@ -54,7 +54,7 @@ class ApiDouble:
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self.calls: set[tuple[str, str]] = set()  # verb, resource
+        self.calls: set[tuple[str, str]] = set()  # verb and resource of whatever Airflow asked for
         self.refusals: list[Refusal] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -73,11 +73,11 @@ class ApiDouble:
         """End every pod at once."""
         asyncio.run_coroutine_threadsafe(self.cluster.delete_all(), self._loop).result(30)
 
-    def kubeconfig(self, path: Path) -> Path:
-        """Write a kubeconfig for this server and return its path."""
+    def kubeconfig(self, path: Path, user_name: str = TESTER) -> Path:
+        """Write a kubeconfig of a user for this server and return its path."""
         cluster = {"name": "double", "cluster": {"server": f"http://127.0.0.1:{self.port}"}}
-        context = {"name": "double", "context": {"cluster": "double", "user": "tester"}}
-        user = {"name": "tester", "user": {"token": TOKEN}}
+        context = {"name": "double", "context": {"cluster": "double", "user": user_name}}
+        user = {"name": user_name, "user": {"token": user_name}}
         config = {"apiVersion": "v1", "kind": "Config", "current-context": "double",
                   "clusters": [cluster], "contexts": [context], "users": [user]}  # fmt: skip
         path.write_text(json.dumps(config))
@@ -98,6 +98,7 @@ class ApiDouble:
                 web.get(f"{pod}/log", self._log),
                 web.get(f"{pod}/exec", self._exec),
                 web.get("/api/v1/namespaces/{namespace}/events", self._list_events),
+                web.post("/api/v1/namespaces/{namespace}/secrets", self._create_secret),
             ]
         )
         self._runner = web.AppRunner(app, shutdown_timeout=1)
@@ -120,9 +121,11 @@ class ApiDouble:
         return response
 
     def _admit(self, request: web.Request) -> None:
-        if request.headers.get("Authorization") != f"Bearer {TOKEN}":
+        user = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if user not in (AIRFLOW, TESTER):
             raise ApiError(401, "Unauthorized", "Unauthorized")
-        self.calls.add(_verb_and_resource(request))
+        if user == AIRFLOW:
+            self.calls.add(_verb_and_resource(request))
         for refusal in self.refusals:
             if refusal.times and refusal.method == request.method and re.search(refusal.path, request.path):
                 refusal.times -= 1
@@ -158,6 +161,18 @@ class ApiDouble:
             wrong.append(f"{'.'.join(map(str, error.path))}: {error.message}"[:300])
         if wrong:
             raise ApiError(422, "Invalid", f"Pod {name!r} is invalid: {'; '.join(wrong)}")
+
+    async def _create_secret(self, request: web.Request) -> web.Response:
+        document = await request.json()
+        metadata = document["metadata"]
+        if metadata["name"] in self.cluster.secrets:
+            raise ApiError(409, "AlreadyExists", f'secrets "{metadata["name"]}" already exists')
+        try:
+            kubernetes_validate.validate(document, KUBERNETES_VERSION, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            raise ApiError(422, "Invalid", f"{'.'.join(map(str, error.path))}: {error.message}"[:300]) from None
+        self.cluster.create_secret(document)
+        return web.json_response(document, status=201)
 
     def _pod(self, request: web.Request) -> Pod:
         pod = self.cluster.pods.get((request.match_info["namespace"], request.match_info["name"]))

@@ -67,6 +67,7 @@ class Cluster:
     changes: list[tuple[str, str, Json]] = field(default_factory=list)  # kind, ADDED | MODIFIED | DELETED, object
     faults: list[PodFault] = field(default_factory=list)
     started: list[Json] = field(default_factory=list)  # metadata of every pod that was ever created
+    owned: dict[str, list[str]] = field(default_factory=dict)  # names of secrets by the uid of their pod
     version: int = 1
 
     def create(self, document: Json) -> Pod:
@@ -82,11 +83,7 @@ class Cluster:
         for volume in volumes.values():
             volume.mkdir(parents=True)
         fault = self._next_fault(metadata.get("labels", {}))
-        added = {HOLD_VARIABLE: "1"} if fault else {}
-        containers = [
-            Container(spec, volumes, self._environment(spec) | added) for spec in document["spec"]["containers"]
-        ]
-        pod = Pod(document, folder, containers, fault)
+        pod = Pod(document, folder, [Container(spec, volumes) for spec in document["spec"]["containers"]], fault)
         self.pods[pod.key] = pod
         self.started.append(copy.deepcopy(metadata))
         self._changed("Pod", "ADDED", document)
@@ -117,6 +114,8 @@ class Cluster:
         for container in pod.containers:  # one that was only just started
             container.signal(signal.SIGKILL)
         self.pods.pop(pod.key, None)
+        for secret in self.owned.pop(pod.document["metadata"]["uid"], []):
+            self.secrets.pop(secret, None)
         self._changed("Pod", "DELETED", pod.document)
         shutil.rmtree(pod.folder, ignore_errors=True)
 
@@ -124,10 +123,23 @@ class Cluster:
         """End every pod."""
         await asyncio.gather(*(self.delete(pod, 0) for pod in list(self.pods.values())))
 
-    def _environment(self, spec: Json) -> dict[str, str]:
-        environment = {"PATH": self.path, "LANG": "C.UTF-8"}
-        for entry in spec.get("env") or []:
+    def create_secret(self, document: Json) -> None:
+        """Take in a Secret, which goes with the pod that owns it."""
+        metadata = document["metadata"]
+        self.secrets[metadata["name"]] = dict(document["stringData"])
+        for owner in metadata.get("ownerReferences", []):
+            self.owned.setdefault(owner["uid"], []).append(metadata["name"])
+
+    async def _environment(self, pod: Pod, container: Container) -> dict[str, str]:
+        """Return a container's environment; wait for Secrets that are not there yet."""
+        environment = {"PATH": self.path, "LANG": "C.UTF-8"} | ({HOLD_VARIABLE: "1"} if pod.fault else {})
+        for entry in container.spec.get("env") or []:
             source = entry.get("valueFrom", {}).get("secretKeyRef")
+            while source and source["name"] not in self.secrets:
+                reason = {"reason": "CreateContainerConfigError", "message": f'secret "{source["name"]}" not found'}
+                container.state = {"waiting": reason}
+                self.changed(pod)
+                await asyncio.sleep(START_DELAY_S)
             environment[entry["name"]] = (
                 self.secrets[source["name"]][source["key"]] if source else entry.get("value", "")
             )  # fmt: skip
@@ -175,7 +187,7 @@ class Cluster:
             await self._fail_to_pull(pod)
             return
         for container in pod.containers:
-            await container.start(pod.folder)
+            await container.start(pod.folder, await self._environment(pod, container))
         status.update(phase="Running", startTime=timestamp())
         self.changed(pod)
         self._event(pod, "Normal", "Started", "Started containers")

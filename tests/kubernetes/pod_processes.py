@@ -31,13 +31,10 @@ def _take_interrupts() -> None:
 class Container:
     """One container of a pod: its process, its log and its state as the API shows it."""
 
-    def __init__(self, spec: Json, volumes: Mapping[str, Path], environment: Mapping[str, str]) -> None:
+    def __init__(self, spec: Json, volumes: Mapping[str, Path]) -> None:
         self.spec, self.name = spec, spec["name"]
         self._mounts = {mount["mountPath"]: volumes[mount["name"]] for mount in spec.get("volumeMounts", [])}
-        # PATH is the image's, whose folders here may lie where a volume is mounted there.
-        self._environment = {
-            name: value if name == "PATH" else self.localised(value) for name, value in environment.items()
-        }
+        self._environment: dict[str, str] = {}
         self._process: Process | None = None
         self._pump: asyncio.Task[None] | None = None
         self.log: list[tuple[datetime, bytes]] = []
@@ -55,7 +52,11 @@ class Container:
             return text
         return re.sub(rf"(?<![\w/.-])({mounts})(?![\w.-])", lambda found: str(self._mounts[found[0]]), text)
 
-    async def start(self, folder: Path) -> None:
+    async def start(self, folder: Path, environment: Mapping[str, str]) -> None:
+        # PATH is the image's, whose folders here may lie where a volume is mounted there.
+        self._environment = {
+            name: value if name == "PATH" else self.localised(value) for name, value in environment.items()
+        }
         arguments = [self.localised(part) for part in (self.spec.get("command") or []) + (self.spec.get("args") or [])]
         self._process = await asyncio.create_subprocess_exec(
             *arguments, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, env=self._environment, cwd=folder,

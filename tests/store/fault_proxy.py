@@ -1,12 +1,16 @@
 """A small HTTP proxy in front of a real S3 server that breaks chosen requests in chosen ways."""
 
 import http.client
+import re
 import ssl
 import threading
+import time
 from collections import deque
 from enum import Enum, auto
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
+
+PAUSE_S = 0.2  # between the pieces of a slow answer
 
 
 class Fault(Enum):
@@ -18,6 +22,7 @@ class Fault(Enum):
     DROP_ANSWER = auto()  # the server does it, the answer is lost
     CUT_ANSWER = auto()  # connection closed in the middle of the answer's body
     FLIP_BIT = auto()  # the body of the answer differs in one bit
+    SLOW = auto()  # the answer's body comes in small pieces with pauses between them
     STALL = auto()  # no answer until the client gives up
 
 
@@ -36,6 +41,8 @@ class FaultProxy:
         self.faults: deque[Fault] = deque()
         self.methods = {"GET", "PUT", "HEAD", "DELETE", "POST"}  # whose requests faults are for
         self.seen: list[str] = []  # "GET /bucket/key", in order
+        self.years_older = 0  # how much older than they are listings say that objects are
+        self.stall_s = 30.0  # how long a client waits for nothing, unless it gives up before
         self.released = threading.Event()  # ends stalls
         proxy = self
 
@@ -51,7 +58,7 @@ class FaultProxy:
                     self.answer(status, {"Content-Type": kind}, text.encode())
                     return
                 if fault is Fault.STALL:
-                    proxy.released.wait(30)
+                    proxy.released.wait(proxy.stall_s)
                 if fault in (Fault.DROP, Fault.STALL):
                     self.close_connection = True
                     return
@@ -63,13 +70,17 @@ class FaultProxy:
                 if fault is Fault.DROP_ANSWER:
                     self.close_connection = True
                     return
+                if proxy.years_older:
+                    data = re.sub(
+                        rb"(?<=<LastModified>)\d{4}", lambda year: b"%d" % (int(year[0]) - proxy.years_older), data
+                    )
                 if fault is Fault.FLIP_BIT:
                     data = data[:-1] + bytes([data[-1] ^ 1])
-                self.answer(reply.status, dict(reply.getheaders()), data, cut=fault is Fault.CUT_ANSWER)
+                self.answer(reply.status, dict(reply.getheaders()), data, fault)
 
             do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = handle_any  # noqa: N815 - names of the base class
 
-            def answer(self, status: int, headers: dict[str, str], data: bytes, *, cut: bool = False) -> None:
+            def answer(self, status: int, headers: dict[str, str], data: bytes, fault: Fault | None = None) -> None:
                 self.send_response_only(status)
                 for name, value in headers.items():
                     if name.lower() not in ("content-length", "transfer-encoding", "connection"):
@@ -77,8 +88,11 @@ class FaultProxy:
                 length = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(data))
                 self.send_header("Content-Length", length)
                 self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(data[: len(data) // 2] if cut else data)
+                cut = fault is Fault.CUT_ANSWER
+                piece = len(data) // 10 + 1 if fault is Fault.SLOW else len(data) + 1
+                for start in range(0, len(data) // 2 if cut else len(data), piece) if self.command != "HEAD" else ():
+                    self.wfile.write(data[start : len(data) // 2 if cut else start + piece])
+                    time.sleep(PAUSE_S if fault is Fault.SLOW else 0)
                 self.close_connection = self.close_connection or cut
 
             def log_message(self, *_: object) -> None:
