@@ -7,7 +7,7 @@ their neighbours: filtering then knows no seams.
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -278,38 +278,54 @@ def _with_borders(faces: Tensor) -> Tensor:
     return texels[:, sources].index_copy(1, corners, texels[:, meeting].mean(dim=2))
 
 
-def sample_levels(
-    mips: Sequence[Tensor], coordinates: Tensor, level: Tensor | None, boundary_mode: BoundaryMode
-) -> Tensor:
-    """Sample mip levels given one by one, of any sizes.
+class Pyramid(NamedTuple):
+    """Mip levels one after another, ready to be looked up many times; see `stack_levels`.
 
-    Args:
-        mips: 2D levels (B or 1, H, W, C), or cube levels (B or 1, 6, N, N, C), level 0 first.
-        coordinates: (B, N, 2) with one unit spanning the texture, or (B, N, 3) directions of any length.
-        level: (B, N) fractional index into `mips`, or None for level 0 alone.
-        boundary_mode: what lies outside [0, 1].
+    texels (B or 1, S, C); levels (L, 3) int32: offset, height, width.
+    """
 
-    Returns:
-        (B, N, C), bilinear within a level and linear between levels.
+    texels: Tensor
+    levels: Tensor
+    boundary_mode: BoundaryMode
 
+    def sample(self, coordinates: Tensor, level: Tensor | None) -> Tensor:
+        """Look up (B, N, 2) coordinates, one unit spanning the texture, or (B, N, 3) directions of any length.
+
+        `level` (B, N) is the fractional index of a mip level, or None for level 0 alone. Returns (B, N, C), bilinear
+        within a level and linear between levels.
+        """
+        if self.texels.device.type != "cpu":
+            return sample_pyramid(self.texels, self.levels, coordinates, level, self.boundary_mode)
+        no_level = coordinates.new_empty(0, 0)
+        out: Tensor = _Sample.apply(  # type: ignore[no-untyped-call]
+            self.texels,
+            self.levels,
+            coordinates.contiguous(),
+            no_level if level is None else level.contiguous(),
+            _BOUNDARY_CODES[self.boundary_mode],
+        )
+        return out
+
+
+def stack_levels(mips: Sequence[Tensor], boundary_mode: BoundaryMode) -> Pyramid:
+    """Lay mip levels of any sizes out to be sampled, level 0 first.
+
+    `mips` are 2D levels (B or 1, H, W, C), or cube levels (B or 1, 6, N, N, C).
     """
     sizes = [mip.shape[-3:-1] for mip in mips]
     flat = [_with_borders(mip) if boundary_mode == "cube" else mip.flatten(1, 2) for mip in mips]
     offsets = np.cumsum([0] + [texels.shape[1] for texels in flat[:-1]])
     table = [(offset, *size) for offset, size in zip(offsets, sizes, strict=True)]
     levels = torch.tensor(table, dtype=torch.int32, device=flat[0].device)
-    pyramid = flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)
-    if pyramid.device.type != "cpu":
-        return sample_pyramid(pyramid, levels, coordinates, level, boundary_mode)
-    no_level = coordinates.new_empty(0, 0)
-    out: Tensor = _Sample.apply(  # type: ignore[no-untyped-call]
-        pyramid.contiguous(),
-        levels,
-        coordinates.contiguous(),
-        no_level if level is None else level.contiguous(),
-        _BOUNDARY_CODES[boundary_mode],
-    )
-    return out
+    texels = flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)
+    return Pyramid(texels.contiguous(), levels, boundary_mode)
+
+
+def sample_levels(
+    mips: Sequence[Tensor], coordinates: Tensor, level: Tensor | None, boundary_mode: BoundaryMode
+) -> Tensor:
+    """Sample mip levels given one by one, of any sizes: see `stack_levels` and `Pyramid.sample`."""
+    return stack_levels(mips, boundary_mode).sample(coordinates, level)
 
 
 def build_mips(texture: Tensor, cube: bool) -> list[Tensor]:
