@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reconstruction.light import EnvironmentLight, PrefilteredLight, load_environment, save_environment
-from reconstruction.shading import DIELECTRIC_F0, Response, split_sum
+from reconstruction.response_kernel import Respond
+from reconstruction.shading import DIELECTRIC_F0, Response, reflectance_pyramid, split_sum
 from scan2twin.frames import Document
 
 START_SHARE = 0.3  # of the lamp, where its gradient says most on whether there is one
@@ -53,6 +54,31 @@ class ReadyLight:
         The lamp: Lambert and Cook-Torrance with GGX and separable Smith masking (glTF 2.0, appendix B.3) at
         l = v = h, where Schlick's Fresnel is F0; its light falls off with the square of the distance.
         """
+        if self.environment is not None and normals.device.type == "cpu" and normals.dtype == torch.float32:
+            hidden = normals.new_empty(0, 1) if occlusion is None else occlusion
+            pyramids = self.environment.diffuse_pyramid, self.environment.specular_pyramid
+            slope, offset = Respond.apply(  # type: ignore[no-untyped-call]
+                *(tensor.contiguous() for tensor in (normals, to_camera, roughness, metallic, hidden)),
+                self.share,
+                *(pyramid.texels for pyramid in pyramids),
+                (exposed_for or self.distance) ** 2,
+                DIELECTRIC_F0,
+                reflectance_pyramid(normals.device),
+                *pyramids,
+            )
+            return Response(slope, offset)
+        return self.response_torch(normals, to_camera, roughness, metallic, occlusion, exposed_for)
+
+    def response_torch(
+        self,
+        normals: Tensor,
+        to_camera: Tensor,
+        roughness: Tensor,
+        metallic: Tensor,
+        occlusion: Tensor | None = None,
+        exposed_for: float | None = None,
+    ) -> Response:
+        """Return what `response` does, by torch operations alone: for any device, precision and light."""
         distance2 = to_camera.square().sum(dim=1, keepdim=True)
         to_camera = to_camera * distance2.rsqrt()
         # Interpolated normals may turn from the viewer by a little at the silhouette.
