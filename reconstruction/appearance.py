@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from reconstruction.light import EnvironmentLight, PrefilteredLight, load_environment, save_environment
 from reconstruction.response_kernel import Respond
@@ -160,11 +159,6 @@ def read_environment(path: Path) -> EnvironmentLight:
     return environment
 
 
-def perturbed(normals: Tensor, offset: Tensor) -> Tensor:
-    """Tilt unit normals (N, 3) along `offset` (N, 3) by the angle whose tangent is its part square to the normal."""
-    return functional.normalize(normals + offset - normals * (normals * offset).sum(dim=1, keepdim=True), dim=1)
-
-
 def retroreflection(cosine: Tensor, roughness: Tensor) -> Tensor:
     """Return pi times the GGX specular BRDF without Fresnel, back to where the light comes from, at n.v = `cosine`.
 
@@ -176,17 +170,6 @@ def retroreflection(cosine: Tensor, roughness: Tensor) -> Tensor:
     masking = (cosine + (alpha2 + (1 - alpha2) * cosine2).sqrt()).square()
     reflected: Tensor = distribution / masking
     return reflected
-
-
-def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Return unit normals (V, 3) of a mesh: vertices (V, 3), faces (F, 3); faces count by their area."""
-    corners = faces.long().unbind(1)
-    a, b, c = (vertices[corner] for corner in corners)
-    across = torch.linalg.cross(b - a, c - a)
-    total = torch.zeros_like(vertices)
-    for corner in corners:
-        total = total.index_add(0, corner, across)
-    return functional.normalize(total, dim=1)
 
 
 def camera_centre(clip_from_world: Tensor) -> Tensor:
