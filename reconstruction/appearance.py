@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from reconstruction.light import EnvironmentLight, PrefilteredLight, load_environment, save_environment
-from reconstruction.shading import DIELECTRIC_F0, Response, split_sum
+from reconstruction.response_kernel import Respond
+from reconstruction.shading import DIELECTRIC_F0, Response, reflectance_pyramid, split_sum
 from scan2twin.frames import Document
 
 START_SHARE = 0.3  # of the lamp, where its gradient says most on whether there is one
@@ -53,6 +53,31 @@ class ReadyLight:
         The lamp: Lambert and Cook-Torrance with GGX and separable Smith masking (glTF 2.0, appendix B.3) at
         l = v = h, where Schlick's Fresnel is F0; its light falls off with the square of the distance.
         """
+        if self.environment is not None and normals.device.type == "cpu" and normals.dtype == torch.float32:
+            hidden = normals.new_empty(0, 1) if occlusion is None else occlusion
+            pyramids = self.environment.diffuse_pyramid, self.environment.specular_pyramid
+            slope, offset = Respond.apply(  # type: ignore[no-untyped-call]
+                *(tensor.contiguous() for tensor in (normals, to_camera, roughness, metallic, hidden)),
+                self.share,
+                *(pyramid.texels for pyramid in pyramids),
+                (exposed_for or self.distance) ** 2,
+                DIELECTRIC_F0,
+                reflectance_pyramid(normals.device),
+                *pyramids,
+            )
+            return Response(slope, offset)
+        return self.response_torch(normals, to_camera, roughness, metallic, occlusion, exposed_for)
+
+    def response_torch(
+        self,
+        normals: Tensor,
+        to_camera: Tensor,
+        roughness: Tensor,
+        metallic: Tensor,
+        occlusion: Tensor | None = None,
+        exposed_for: float | None = None,
+    ) -> Response:
+        """Return what `response` does, by torch operations alone: for any device, precision and light."""
         distance2 = to_camera.square().sum(dim=1, keepdim=True)
         to_camera = to_camera * distance2.rsqrt()
         # Interpolated normals may turn from the viewer by a little at the silhouette.
@@ -134,11 +159,6 @@ def read_environment(path: Path) -> EnvironmentLight:
     return environment
 
 
-def perturbed(normals: Tensor, offset: Tensor) -> Tensor:
-    """Tilt unit normals (N, 3) along `offset` (N, 3) by the angle whose tangent is its part square to the normal."""
-    return functional.normalize(normals + offset - normals * (normals * offset).sum(dim=1, keepdim=True), dim=1)
-
-
 def retroreflection(cosine: Tensor, roughness: Tensor) -> Tensor:
     """Return pi times the GGX specular BRDF without Fresnel, back to where the light comes from, at n.v = `cosine`.
 
@@ -150,17 +170,6 @@ def retroreflection(cosine: Tensor, roughness: Tensor) -> Tensor:
     masking = (cosine + (alpha2 + (1 - alpha2) * cosine2).sqrt()).square()
     reflected: Tensor = distribution / masking
     return reflected
-
-
-def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Return unit normals (V, 3) of a mesh: vertices (V, 3), faces (F, 3); faces count by their area."""
-    corners = faces.long().unbind(1)
-    a, b, c = (vertices[corner] for corner in corners)
-    across = torch.linalg.cross(b - a, c - a)
-    total = torch.zeros_like(vertices)
-    for corner in corners:
-        total = total.index_add(0, corner, across)
-    return functional.normalize(total, dim=1)
 
 
 def camera_centre(clip_from_world: Tensor) -> Tensor:

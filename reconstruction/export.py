@@ -63,23 +63,8 @@ def run(inputs: StageInputs, outputs: Path, config: ExportConfig, progress: Prog
     progress.start("unwrap and bake", 2)
     mesh = unwrap(vertices, faces, config.texture_size)
     progress.advance()
-    views, gains = refined_views(inputs, dataset)
     light = load_light(inputs["reconstruct"])
-    maps = bake_maps(mesh, seen_faces(mesh, views), load_field(inputs["reconstruct"] / "field.pt"), config.texture_size)
-    glossy = light is not None and (light.environment is not None or float(light.share) >= GLOSS_SHARE)
-    if not glossy:
-        maps = matt(maps)
-    progress.advance()
-    observed = observe(mesh, views, gains, config.texture_size)
-    lit_by = None if light is None else light.ready()
-    check = observed[::CHECK_EVERY]
-    if lit_by is not None:  # the field was fitted without occlusion and may have taken the shadows into its colours
-        maps = closest([without_occlusion(maps), maps], check, lit_by)
-    if config.refine_iterations:
-        fitted = [photo for i, photo in enumerate(observed) if i % CHECK_EVERY]
-        refined = refine(maps, fitted, lit_by, config.refine_iterations, progress, glossy)
-        maps = closest([maps, refined], check, lit_by)
-    material = Material(to_8bit(maps[..., :3]).numpy()) if light is None else to_material(maps)
+    material = find_material(mesh, light, inputs, dataset, config, progress)
     figures = measure_heldout(mesh, material, light, inputs, dataset, outputs / "heldout", progress)
 
     placed, model_to_reference = place(mesh, np.array(dataset.unit_to_reference), config.origin)
@@ -107,6 +92,33 @@ def run(inputs: StageInputs, outputs: Path, config: ExportConfig, progress: Prog
         write_turntable(studio, azimuth, config.turntable_frames, config.turntable_size, path, progress)
     counted = info.model_dump(include={"triangles", "vertices", "size_m", "metric"})
     return StageResult({**counted, **figures}, warnings)
+
+
+def find_material(
+    mesh: UvMesh,
+    light: SceneLight | None,
+    inputs: StageInputs,
+    dataset: Dataset,
+    config: ExportConfig,
+    progress: Progress,
+) -> Material:
+    """Bake the field over a mesh (unit frame) and fit the textures to the photos, where other photos agree."""
+    views, gains = refined_views(inputs, dataset)
+    maps = bake_maps(mesh, seen_faces(mesh, views), load_field(inputs["reconstruct"] / "field.pt"), config.texture_size)
+    glossy = light is not None and (light.environment is not None or float(light.share) >= GLOSS_SHARE)
+    if not glossy:
+        maps = matt(maps)
+    progress.advance()
+    observed = observe(mesh, views, gains, config.texture_size)
+    lit_by = None if light is None else light.ready()
+    check = observed[::CHECK_EVERY]
+    if lit_by is not None:  # the field was fitted without occlusion and may have taken the shadows into its colours
+        maps = closest([without_occlusion(maps), maps], check, lit_by)
+    if config.refine_iterations:
+        fitted = [photo for i, photo in enumerate(observed) if i % CHECK_EVERY]
+        refined = refine(maps, fitted, lit_by, config.refine_iterations, progress, glossy)
+        maps = closest([maps, refined], check, lit_by)
+    return Material(to_8bit(maps[..., :3]).numpy()) if light is None else to_material(maps)
 
 
 def export_environment(light: SceneLight | None, outputs: Path) -> str | None:

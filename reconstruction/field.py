@@ -28,7 +28,7 @@ class Material(NamedTuple):
     """Appearance at N points, as in glTF 2.0. albedo (N, 3): linear RGB in [0, 1] (sRGB primaries, D65).
 
     roughness (N, 1): perceptual, its square is GGX's alpha. metallic (N, 1): share of metal. bump (N, 3): what tilts
-    the surface's normals, in the field's frame (`reconstruction.appearance.perturbed`).
+    the surface's normals, in the field's frame (`reconstruction.surface_normals.perturbed`).
     """
 
     albedo: torch.Tensor

@@ -5,11 +5,13 @@ numba; the vertex positions are torch and carry gradients to the signed distance
 """
 
 import itertools
+from typing import Any
 
 import numpy as np
 import torch
 from numba import njit
 from numpy.typing import NDArray
+from torch.autograd.function import once_differentiable
 
 from reconstruction.tetgrid import Band, BoolArray, Int32Array
 
@@ -91,7 +93,60 @@ def surface_vertices(positions: torch.Tensor, sdf: torch.Tensor, edges: torch.Te
     positions (V, 3) and sdf (V,) at the band's vertices; edges (K, 2) int64, each with ends of unlike sign.
     DMTet eq. 1: v = (a·s_b - b·s_a) / (s_b - s_a).
     """
+    if positions.device.type != "cpu" or positions.dtype != torch.float32:
+        return surface_vertices_torch(positions, sdf, edges)
+    vertices: torch.Tensor = _SurfaceVertices.apply(positions, sdf, edges)  # type: ignore[no-untyped-call]
+    return vertices
+
+
+def surface_vertices_torch(positions: torch.Tensor, sdf: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+    """Return what `surface_vertices` does, by torch operations alone: for any device and precision."""
     distance = sdf[edges]
     along = (distance[:, 0] / (distance[:, 0] - distance[:, 1])).unsqueeze(1)
     ends = positions[edges]
     return torch.lerp(ends[:, 0], ends[:, 1], along)
+
+
+@njit(cache=True, nogil=True)
+def _zeros(positions, sdf, edges, vertices):  # type: ignore[no-untyped-def]
+    for k in range(len(edges)):
+        p, q = edges[k, 0], edges[k, 1]
+        along = sdf[p] / (sdf[p] - sdf[q])
+        for c in range(3):
+            vertices[k, c] = positions[p, c] + along * (positions[q, c] - positions[p, c])
+
+
+@njit(cache=True, nogil=True)
+def _zeros_backward(positions, sdf, edges, d_vertices, d_positions, d_sdf):  # type: ignore[no-untyped-def]
+    """Add to `d_positions` (V, 3) and `d_sdf` (V,), zero on entry, in the order of the edges."""
+    for k in range(len(edges)):
+        p, q = edges[k, 0], edges[k, 1]
+        inverse = np.float32(1) / (sdf[p] - sdf[q])
+        along = sdf[p] * inverse
+        d_along = np.float32(0)
+        for c in range(3):
+            d_positions[p, c] += (np.float32(1) - along) * d_vertices[k, c]
+            d_positions[q, c] += along * d_vertices[k, c]
+            d_along += d_vertices[k, c] * (positions[q, c] - positions[p, c])
+        d_sdf[p] -= d_along * sdf[q] * inverse * inverse
+        d_sdf[q] += d_along * sdf[p] * inverse * inverse
+
+
+class _SurfaceVertices(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, positions: torch.Tensor, sdf: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+        vertices = positions.new_empty(len(edges), 3)
+        _zeros(positions.detach().numpy(), sdf.detach().numpy(), edges.numpy(), vertices.numpy())
+        ctx.save_for_backward(positions, sdf, edges)
+        return vertices
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        positions, sdf, edges = ctx.saved_tensors
+        d_positions, d_sdf = torch.zeros_like(positions), torch.zeros_like(sdf)
+        _zeros_backward(
+            positions.detach().numpy(), sdf.detach().numpy(), edges.numpy(), grads[0].contiguous().numpy(),
+            d_positions.numpy(), d_sdf.numpy(),
+        )  # fmt: skip
+        return d_positions, d_sdf, None

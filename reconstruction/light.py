@@ -8,7 +8,7 @@ its gradient likewise. Directions are in the model's frame, +Y up; radiance is l
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import cv2
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reconstruction.rasterizer.sampling import cube_direction, sample_levels
+from reconstruction.rasterizer.sampling import Pyramid, cube_direction, sample_levels, stack_levels
 from scan2twin.errors import InputError
 
 # Perceptual roughness of the specular levels above the environment itself, evenly spaced, and the sides of their faces
@@ -33,14 +33,24 @@ class PrefilteredLight:
     diffuse: Tensor
     specular: tuple[Tensor, ...]
 
+    @cached_property
+    def diffuse_pyramid(self) -> Pyramid:
+        """`diffuse`, ready to be looked up."""
+        return stack_levels([self.diffuse], "cube")
+
+    @cached_property
+    def specular_pyramid(self) -> Pyramid:
+        """`specular`, ready to be looked up."""
+        return stack_levels(self.specular, "cube")
+
     def irradiance(self, normals: Tensor) -> Tensor:
         """Mean radiance (N, 3) over the cosine lobe round unit normals (N, 3): irradiance divided by pi."""
-        return sample_levels([self.diffuse], normals[None], None, "cube")[0]
+        return self.diffuse_pyramid.sample(normals[None], None)[0]
 
     def reflected(self, directions: Tensor, roughness: Tensor) -> Tensor:
         """Mean radiance (N, 3) over the GGX lobe round mirror directions (N, 3) at perceptual roughness (N,)."""
         level = roughness * (len(self.specular) - 1)
-        return sample_levels(self.specular, directions[None], level[None], "cube")[0]
+        return self.specular_pyramid.sample(directions[None], level[None])[0]
 
 
 class EnvironmentLight(nn.Module):

@@ -19,7 +19,7 @@ from reconstruction.cameras import to_clip
 from reconstruction.data import Views
 from reconstruction.maps import LEAST, MOST, mip_level, respond, tangent_frame
 from reconstruction.rasterizer import get_rasterizer
-from reconstruction.rasterizer.derivatives import attribute_derivatives
+from reconstruction.rasterizer.derivatives import pixel_derivatives
 from reconstruction.view_renderer import decode, encode, expose
 from scan2twin.progress import Progress
 
@@ -55,8 +55,9 @@ def observe(mesh: UvMesh, views: Views, gains: Tensor, texture_size: int) -> lis
     """
     rasterizer = get_rasterizer("numba", CPU)
     vertices, faces = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces)
-    texture_coordinates = torch.from_numpy(mesh.uv)[None]
-    attributes = torch.from_numpy(np.concatenate([mesh.vertices, mesh.normals, vertex_tangents(mesh)], axis=1))[None]
+    attributes = torch.from_numpy(
+        np.concatenate([mesh.uv, mesh.vertices, mesh.normals, vertex_tangents(mesh)], axis=1)
+    )[None]
     centers = torch.from_numpy(views.centers()).float()
     observed = []
     for k in range(len(views)):
@@ -65,18 +66,18 @@ def observe(mesh: UvMesh, views: Views, gains: Tensor, texture_size: int) -> lis
         photo = views.images[k].float() / 255
         depth = rasterizer.interpolate(clip[..., 3:].contiguous(), rast, faces)[0, ..., 0]
         focal = float(views.clip_from_camera[k, 0, 0]) * views.resolution / 2  # pixels
-        inside = _interior(depth, photo[..., 3], focal)
-        uv = rasterizer.interpolate(texture_coordinates, rast, faces)
-        da = attribute_derivatives(texture_coordinates, rast * inside[None, ..., None], clip, faces)
-        surface = rasterizer.interpolate(attributes, rast, faces)[0][inside]
-        point, normal, tangent = torch.split(surface, [3, 3, 4], dim=1)
+        row, column = torch.nonzero(_interior(depth, photo[..., 3], focal)).unbind(1)
+        surface = rasterizer.interpolate(attributes, rast[:, None, row, column], faces)[0, 0]
+        # Copies, since the parts would keep the whole alive.
+        uv, point, normal, tangent = (part.clone() for part in torch.split(surface, [2, 3, 3, 4], dim=1))
+        da = pixel_derivatives(attributes[..., :2], rast, clip, faces, torch.zeros_like(row), row, column)
         to_camera = centers[k] - point
         cosine = functional.cosine_similarity(normal, to_camera, dim=1).clamp_min(0)
         observed.append(
             Observations(
-                uv=uv[0][inside],
-                mip_level=mip_level(da[0][inside], texture_size),
-                color=expose(photo[inside][:, :3], 1 / gains[k]),
+                uv=uv,
+                mip_level=mip_level(da, texture_size),
+                color=expose(photo[row, column, :3], 1 / gains[k]),
                 weight=views.weight[k] * cosine.square()[:, None],
                 normal=normal.half(),
                 tangent=tangent.half(),

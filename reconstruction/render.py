@@ -1,9 +1,9 @@
 """Pictures of a finished model from given cameras, without a window or a GPU."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,8 @@ from reconstruction.gltf import read_glb
 from reconstruction.maps import CHANNELS, from_material, mip_level, respond, tangent_frame, tilted
 from reconstruction.model import Material, ModelInfo
 from reconstruction.rasterizer import get_rasterizer
-from reconstruction.rasterizer.derivatives import attribute_derivatives
+from reconstruction.rasterizer.derivatives import pixel_derivatives
+from reconstruction.rasterizer.sampling import build_mips, stack_levels
 from scan2twin.capture.models import Intrinsics
 from scan2twin.errors import InputError
 from scan2twin.progress import Progress
@@ -28,6 +29,7 @@ from scan2twin.progress import Progress
 Tensor = torch.Tensor
 Matrix = npt.NDArray[np.float64]
 
+CHUNK = 65_536  # samples looked up and shaded at once: bounds the memory
 STILL_SUPERSAMPLING = 2  # for single pictures: 9 dB closer to the limit of many samples than 1
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".heic", ".exr", ".tif", ".tiff"}
 BLENDER_SIDE = 800  # pixels: side of the pictures where a transforms.json states none, as in NeRF's Blender scenes
@@ -44,6 +46,18 @@ class View:
     height: int
 
 
+class Samples(NamedTuple):
+    """What some samples of a picture see: N of its h·w.
+
+    place (N,) counts through rows; point (N, 3); frame as from `tangent_frame`; maps (N, 8), colours linear.
+    """
+
+    place: Tensor
+    point: Tensor
+    frame: tuple[Tensor, Tensor, Tensor]
+    maps: Tensor
+
+
 class Renderer:
     """A textured mesh ready to be drawn many times."""
 
@@ -51,15 +65,16 @@ class Renderer:
         vertices, _, faces = mesh.welded()
         self._rasterizer = get_rasterizer("numba", CPU)
         self._vertices, self._faces = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces)
-        self._uv = torch.from_numpy(mesh.uv)[None]
         # Silhouettes are found on the closed surface: the mesh above is open along every seam of the atlas.
         self._welded_vertices, self._welded_faces = torch.from_numpy(vertices), torch.from_numpy(faces)
         self._topology = self._rasterizer.build_topology(self._welded_faces)
         maps = from_material(material)
-        self._textures = torch.cat([srgb_to_linear(maps[..., :3]), maps[..., 3:]], dim=2)[None]
+        self._texture_size = maps.shape[0]
+        textures = torch.cat([srgb_to_linear(maps[..., :3]), maps[..., 3:]], dim=2)[None]
+        self._textures = stack_levels(build_mips(textures, cube=False), "clamp")
         self._light = None if light is None else light.ready()
         self._attributes = torch.from_numpy(
-            np.concatenate([mesh.vertices, mesh.normals, vertex_tangents(mesh)], axis=1)
+            np.concatenate([mesh.uv, mesh.vertices, mesh.normals, vertex_tangents(mesh)], axis=1)
         )[None]
         self._middle = (vertices.min(axis=0) + vertices.max(axis=0)) / 2
         self._radius = float(np.linalg.norm(vertices - self._middle, axis=1).max())
@@ -83,14 +98,15 @@ class Renderer:
         along each axis, under the rasteriser's own antialiasing of silhouettes. A headlight shows albedo at the
         distance `exposed_for`, in the mesh's unit; by default at the light's own.
         """
-        rast, sampled = self._sample(clip_from_world, resolution, supersampling)
-        color = sampled[..., :3].clone()
-        if self._light is not None:
-            seen, point, frame = self._surface(rast)
-            to_camera = camera_centre(clip_from_world) - point
-            response = respond(self._light, frame, to_camera, sampled[seen][:, 3:], exposed_for)
-            color[seen] = color[seen] * response.slope + response.offset
-        return self._resolve(color, rast, clip_from_world, supersampling)
+        rast, clip = self._rasterize(clip_from_world, resolution, supersampling)
+        image, centre = rast.new_zeros(rast.shape), camera_centre(clip_from_world)
+        for seen in self._samples(rast, clip):
+            color = seen.maps[:, :3]
+            if self._light is not None:
+                response = respond(self._light, seen.frame, centre - seen.point, seen.maps[:, 3:], exposed_for)
+                color = color * response.slope + response.offset
+            _put(image, seen.place, color)
+        return self._resolve(image, rast, clip_from_world, supersampling)
 
     @torch.no_grad()
     def draw_maps(self, view: View) -> dict[str, Tensor]:
@@ -100,14 +116,14 @@ class Renderer:
         0.5 is 0) the colour, whose sRGB value it is.
         """
         clip_from_world, _ = self._camera(view)
-        rast, sampled = self._sample(clip_from_world, (view.height, view.width), STILL_SUPERSAMPLING)
-        color, roughness, metallic, slope, occlusion = torch.split(sampled, CHANNELS, dim=3)
-        seen, _, frame = self._surface(rast)
-        normal = torch.zeros_like(color)
-        normal[seen] = srgb_to_linear(tilted(frame, slope[seen]) / 2 + 0.5)
-        greys = {"roughness": roughness, "metallic": metallic, "occlusion": occlusion}
-        layers = {"albedo": color, "normal": normal}
-        layers |= {name: srgb_to_linear(grey).expand_as(color) for name, grey in greys.items()}
+        rast, clip = self._rasterize(clip_from_world, (view.height, view.width), STILL_SUPERSAMPLING)
+        names = ("albedo", "normal", "roughness", "metallic", "occlusion")
+        layers = {name: rast.new_zeros(rast.shape) for name in names}
+        for seen in self._samples(rast, clip):
+            color, roughness, metallic, slope, occlusion = torch.split(seen.maps, CHANNELS, dim=1)
+            shades = (tilted(seen.frame, slope) / 2 + 0.5, roughness, metallic, occlusion)
+            for layer, shown in zip(layers.values(), (color, *map(srgb_to_linear, shades)), strict=True):
+                _put(layer, seen.place, shown)
         return {
             name: self._resolve(layer, rast, clip_from_world, STILL_SUPERSAMPLING) for name, layer in layers.items()
         }
@@ -119,39 +135,38 @@ class Renderer:
         projection = clip_from_camera(view.intrinsics, view.width, view.height, near, far)
         return torch.from_numpy(projection @ inverse_rigid(view.camera_to_world)).float(), distance
 
-    def _sample(
+    def _rasterize(
         self, clip_from_world: Tensor, resolution: tuple[int, int], supersampling: int
     ) -> tuple[Tensor, Tensor]:
-        """Rasterise, and look every map up: (1, h, w, 4) and (1, h, w, 8), colours linear."""
+        """Return what every sample sees (1, h, w, 4), and the mesh in clip space (1, V, 4)."""
         height, width = resolution
         clip = to_clip(self._vertices, clip_from_world[None])
-        rast = self._rasterizer.rasterize(clip, self._faces, (height * supersampling, width * supersampling))
-        uv = self._rasterizer.interpolate(self._uv, rast, self._faces)
-        uv_da = attribute_derivatives(self._uv, rast, clip, self._faces)
-        sampled = self._rasterizer.texture(
-            self._textures,
-            uv,
-            mip_level=mip_level(uv_da, self._textures.shape[1]),
-            filter_mode="linear-mipmap-linear",
-            boundary_mode="clamp",
-        )
-        return rast, sampled
+        return self._rasterizer.rasterize(clip, self._faces, (height * supersampling, width * supersampling)), clip
 
-    def _surface(self, rast: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Return which samples (1, h, w) see the mesh, and there the points (N, 3) and the frames of the tangents."""
-        seen = rast[..., 3] > 0
-        attributes = self._rasterizer.interpolate(self._attributes, rast, self._faces)[seen]
-        point, normal, tangent = torch.split(attributes, [3, 3, 4], dim=1)
-        return seen, point, tangent_frame(normal, tangent)
+    def _samples(self, rast: Tensor, clip: Tensor) -> Iterator[Samples]:
+        """Look every map up where the mesh is seen, `CHUNK` samples at a time."""
+        _, _, width, _ = rast.shape
+        flat = rast.view(1, 1, -1, 4)
+        for place in torch.split(torch.nonzero(flat[0, 0, :, 3] > 0).squeeze(1), CHUNK):
+            attributes = self._rasterizer.interpolate(self._attributes, flat[:, :, place], self._faces)[0, 0]
+            uv, point, normal, tangent = torch.split(attributes, [2, 3, 3, 4], dim=1)
+            image, row, column = torch.zeros_like(place), place // width, place % width
+            uv_da = pixel_derivatives(self._attributes[..., :2], rast, clip, self._faces, image, row, column)
+            maps = self._textures.sample(uv[None], mip_level(uv_da, self._texture_size)[None])[0]
+            yield Samples(place, point, tangent_frame(normal, tangent), maps)
 
-    def _resolve(self, color: Tensor, rast: Tensor, clip_from_world: Tensor, supersampling: int) -> Tensor:
-        """Antialias and shrink the samples' colours (1, h, w, 3): (H, W, 4), multiplied by the coverage."""
-        covered = (rast[..., 3:] > 0).float()
-        image = torch.cat([color * covered, covered], dim=3)
+    def _resolve(self, image: Tensor, rast: Tensor, clip_from_world: Tensor, supersampling: int) -> Tensor:
+        """Antialias and shrink the samples' colours and coverage (1, h, w, 4): (H, W, 4)."""
         welded_clip = to_clip(self._welded_vertices, clip_from_world[None])
         image = self._rasterizer.antialias(image, rast, welded_clip, self._welded_faces, self._topology)
         image = torch.nn.functional.avg_pool2d(image.permute(0, 3, 1, 2), supersampling)
         return image[0].permute(1, 2, 0).flip(0)
+
+
+def _put(image: Tensor, place: Tensor, color: Tensor) -> None:
+    """Write colours (N, 3), or greys (N, 1), and full coverage at these places of an image (1, h, w, 4)."""
+    flat = image.view(-1, 4)
+    flat[place] = torch.cat([color.expand(-1, 3), color.new_ones(len(place), 1)], dim=1)
 
 
 def straight_srgb(image: Tensor) -> Tensor:

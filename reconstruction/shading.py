@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from reconstruction.light import PrefilteredLight
-from reconstruction.rasterizer.sampling import sample_levels
+from reconstruction.rasterizer.sampling import Pyramid, stack_levels
 
 DIELECTRIC_F0 = 0.04  # reflectance at normal incidence for an index of refraction of 1.5 (glTF 2.0, appendix B.2)
 _TABLE_SIZE = 32
@@ -49,7 +49,7 @@ def split_sum(
     mirrored = 2 * cosine * normals - view_directions
     # Interpolated normals may turn from the viewer by a little at the silhouette.
     lookup = torch.cat((cosine.clamp(0, 1), roughness), dim=1)
-    factors = sample_levels([reflectance_table().to(normals.device)], lookup[None], None, "clamp")[0]
+    factors = reflectance_pyramid(normals.device).sample(lookup[None], None)[0]
     scale, bias = factors[:, :1], factors[:, 1:]
     reflected = light.reflected(mirrored, roughness[:, 0])
     matt = 1 - metallic
@@ -68,6 +68,12 @@ def reflectance_table() -> Tensor:
     centres = (np.arange(_TABLE_SIZE) + 0.5) / _TABLE_SIZE
     rows = [specular_reflectance(centres, float(roughness)) for roughness in centres]
     return torch.from_numpy(np.stack(rows)[None]).float()
+
+
+@cache
+def reflectance_pyramid(device: torch.device) -> Pyramid:
+    """`reflectance_table` on a device, ready to be looked up."""
+    return stack_levels([reflectance_table().to(device)], "clamp")
 
 
 def specular_reflectance(cos_view: np.ndarray, roughness: float, samples: int = 32) -> np.ndarray:

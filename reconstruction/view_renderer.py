@@ -4,10 +4,11 @@ from typing import Any
 
 import torch
 
-from reconstruction.appearance import ReadyLight, camera_centre, perturbed, vertex_normals
+from reconstruction.appearance import ReadyLight, camera_centre
 from reconstruction.cameras import to_clip
 from reconstruction.field import CHANNELS, MaterialField
 from reconstruction.rasterizer import Rasterizer
+from reconstruction.surface_normals import perturbed, vertex_normals
 
 # Constants of the sRGB curve above its linear toe, IEC 61966-2-1: 1.055 x^(1/2.4) - 0.055.
 SRGB_POWER = 2.4
@@ -46,7 +47,7 @@ def render_view(
     attributes = vertices if light is None else torch.cat([vertices, vertex_normals(vertices, faces)], dim=1)
     interpolated = rasterizer.interpolate(attributes[None], rast, faces)
     seen = torch.nonzero(rast[0, ..., 3].reshape(-1) > 0).squeeze(1)
-    points = interpolated.reshape(-1, attributes.shape[1])[seen]
+    points = interpolated.reshape(-1, attributes.shape[1]).index_select(0, seen)
     if light is None:
         srgb = field.albedo_srgb(points)
     else:
@@ -63,8 +64,7 @@ def lit_srgb(
 ) -> torch.Tensor:
     """Return what a camera at `centre` (3,) sees of surface points (N, 3) with normals (N, 3) of any length: sRGB."""
     albedo, roughness, metallic, bump = torch.split(field.channels(points), CHANNELS, dim=1)
-    normals = perturbed(torch.nn.functional.normalize(normals, dim=1), bump)
-    response = light.response(normals, centre - points, roughness, metallic)
+    response = light.response(perturbed(normals, bump), centre - points, roughness, metallic)
     return encode(decode(albedo) * response.slope + response.offset)
 
 

@@ -6,7 +6,6 @@ from torch import Tensor
 _CHUNK = 262_144  # pixels worked on at once: bounds the memory of the intermediate tensors
 
 
-@torch.no_grad()
 def attribute_derivatives(attributes: Tensor, rast: Tensor, clip_positions: Tensor, triangles: Tensor) -> Tensor:
     """Differentiate interpolated attributes by pixel position.
 
@@ -24,11 +23,12 @@ def attribute_derivatives(attributes: Tensor, rast: Tensor, clip_positions: Tens
     out = rast.new_zeros(batch, height, width, 2 * attributes.shape[2])
     for seen in torch.split(torch.nonzero(rast[..., 3]), _CHUNK):
         image, row, column = seen.unbind(1)
-        out[image, row, column] = _of_pixels(attributes, rast, clip_positions, triangles, image, row, column)
+        out[image, row, column] = pixel_derivatives(attributes, rast, clip_positions, triangles, image, row, column)
     return out
 
 
-def _of_pixels(
+@torch.no_grad()
+def pixel_derivatives(
     attributes: Tensor,
     rast: Tensor,
     clip_positions: Tensor,
@@ -37,7 +37,7 @@ def _of_pixels(
     row: Tensor,
     column: Tensor,
 ) -> Tensor:
-    """Return the derivatives (N, 2 C) at N pixels."""
+    """Return the derivatives (N, 2 C) at N pixels that see something, given by image, row and column (N,) each."""
     _, height, width, _ = rast.shape
     corners = triangles[rast[image, row, column, 3].long() - 1].long()
     clip = clip_positions[image[:, None], corners]  # (N, 3 corners, 4)

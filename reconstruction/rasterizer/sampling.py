@@ -7,7 +7,7 @@ their neighbours: filtering then knows no seams.
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,12 +22,12 @@ from reconstruction.rasterizer.visibility import Floats, Ints
 FilterMode = Literal["linear", "linear-mipmap-linear"]
 BoundaryMode = Literal["wrap", "clamp", "cube"]
 
-_WRAP, _CLAMP, _CUBE = 0, 1, 2
-_BOUNDARY_CODES = {"wrap": _WRAP, "clamp": _CLAMP, "cube": _CUBE}
+_WRAP, CLAMP, CUBE = 0, 1, 2
+_BOUNDARY_CODES = {"wrap": _WRAP, "clamp": CLAMP, "cube": CUBE}
 
 
 @njit(cache=True, nogil=True)
-def _cube_axes(x: float, y: float, z: float) -> tuple[int, int, float, int, float, int, float]:
+def cube_axes(x: float, y: float, z: float) -> tuple[int, int, float, int, float, int, float]:
     """Face of a direction and the signed axes on it: face, then (axis, sign) of s, of t and of the face's normal.
 
     Faces +x -x +y -y +z -z with the orientations of OpenGL 4.6, table 8.19.
@@ -41,12 +41,10 @@ def _cube_axes(x: float, y: float, z: float) -> tuple[int, int, float, int, floa
 
 
 @njit(cache=True, nogil=True)
-def _locate(coordinates: Floats, boundary: int) -> tuple[int, float, float]:
+def locate(coordinates: Floats, boundary: int) -> tuple[int, float, float]:
     """Face (0 for 2D) and position (s, t), one unit spanning the face. Coordinates that are not finite give 0."""
-    if boundary == _CUBE:
-        face, s_axis, s_sign, t_axis, t_sign, n_axis, n_sign = _cube_axes(
-            coordinates[0], coordinates[1], coordinates[2]
-        )
+    if boundary == CUBE:
+        face, s_axis, s_sign, t_axis, t_sign, n_axis, n_sign = cube_axes(coordinates[0], coordinates[1], coordinates[2])
         normal = coordinates[n_axis] * n_sign
         if not 0.0 < normal < np.inf:
             return 0, 0.5, 0.5
@@ -61,7 +59,7 @@ def _locate(coordinates: Floats, boundary: int) -> tuple[int, float, float]:
 
 
 @njit(cache=True, nogil=True)
-def _taps(
+def taps(
     levels: Ints, level: int, boundary: int, face: int, s: float, t: float
 ) -> tuple[int, int, int, int, np.float32, np.float32]:
     """Indices of the four texels round (s, t) in the pyramid, in order (row, column), and the fractions (x, y)."""
@@ -69,7 +67,7 @@ def _taps(
     x, y = s * width - 0.5, t * height - 0.5
     column, row = int(np.floor(x)), int(np.floor(y))
     fx, fy = np.float32(x - column), np.float32(y - row)
-    if boundary == _CUBE:  # a border of one texel all round
+    if boundary == CUBE:  # a border of one texel all round
         stride = width + 2
         # Rounding at the far edge may give column = width.
         column, row = min(column, width - 1), min(row, height - 1)
@@ -112,13 +110,13 @@ def _sample_forward(
     for b in range(out.shape[0]):
         texels = pyramid[b if pyramid.shape[0] > 1 else 0]
         for n in range(out.shape[1]):
-            face, s, t = _locate(coordinates[b, n], boundary)
+            face, s, t = locate(coordinates[b, n], boundary)
             lower, fraction = _split_level(level, b, n, levels.shape[0])
             for step in range(2):
                 share = fraction if step == 1 else one - fraction
                 if share == np.float32(0.0):
                     continue
-                i00, i01, i10, i11, fx, fy = _taps(levels, lower + step, boundary, face, s, t)
+                i00, i01, i10, i11, fx, fy = taps(levels, lower + step, boundary, face, s, t)
                 w00, w01 = share * (one - fx) * (one - fy), share * fx * (one - fy)
                 w10, w11 = share * (one - fx) * fy, share * fx * fy
                 for c in range(out.shape[2]):
@@ -145,7 +143,7 @@ def _sample_backward(
         source = b if pyramid.shape[0] > 1 else 0
         texels = pyramid[source]
         for n in range(out_grad.shape[1]):
-            face, s, t = _locate(coordinates[b, n], boundary)
+            face, s, t = locate(coordinates[b, n], boundary)
             lower, fraction = _split_level(level, b, n, levels.shape[0])
             inside = level_grad.shape[0] > 0 and zero < level[b, n] < np.float32(levels.shape[0] - 1)
             gs, gt = zero, zero
@@ -153,7 +151,7 @@ def _sample_backward(
                 share = fraction if step == 1 else one - fraction
                 if share == zero and not (inside and step == 1):
                     continue
-                i00, i01, i10, i11, fx, fy = _taps(levels, lower + step, boundary, face, s, t)
+                i00, i01, i10, i11, fx, fy = taps(levels, lower + step, boundary, face, s, t)
                 w00, w01, w10, w11 = (one - fx) * (one - fy), fx * (one - fy), (one - fx) * fy, fx * fy
                 ds, dt, dot = zero, zero, zero
                 for c in range(out_grad.shape[2]):
@@ -174,9 +172,9 @@ def _sample_backward(
                     level_grad[b, n] += dot if step == 1 else -dot
             if coordinates_grad.shape[0] == 0:
                 continue
-            if boundary == _CUBE:
+            if boundary == CUBE:
                 direction = coordinates[b, n]
-                _, s_axis, s_sign, t_axis, t_sign, n_axis, n_sign = _cube_axes(direction[0], direction[1], direction[2])
+                _, s_axis, s_sign, t_axis, t_sign, n_axis, n_sign = cube_axes(direction[0], direction[1], direction[2])
                 normal = direction[n_axis] * n_sign
                 if not 0.0 < normal < np.inf:
                     continue
@@ -185,7 +183,7 @@ def _sample_backward(
                 coordinates_grad[b, n, t_axis] += 0.5 * gt * t_sign / normal
                 coordinates_grad[b, n, n_axis] -= n_sign * (gs * (s - 0.5) + gt * (t - 0.5)) / normal
             else:
-                clamped = boundary == _CLAMP
+                clamped = boundary == CLAMP
                 u, v = coordinates[b, n, 0], coordinates[b, n, 1]
                 coordinates_grad[b, n, 0] = zero if clamped and not zero < u < one else gs
                 coordinates_grad[b, n, 1] = zero if clamped and not zero < v < one else gt
@@ -247,7 +245,7 @@ def _border_sources(size: int) -> tuple[Tensor, Tensor, Tensor]:
                 ((i + 1, 0), (-outside, along)),
                 ((i + 1, size + 1), (outside, along)),
             ):
-                neighbour, s_there, t_there = _locate(cube_direction(face, s, t), _CUBE)
+                neighbour, s_there, t_there = locate(cube_direction(face, s, t), CUBE)
                 there = (min(int(t_there * size), size - 1), min(int(s_there * size), size - 1))
                 bordered[face, row, column] = inner[(neighbour, *there)]
     positions, meeting = [], []
@@ -266,7 +264,7 @@ def cube_direction(face: int, s: float, t: float) -> NDArray[np.float64]:
     normal_axis, sign = face // 2, 1.0 - 2.0 * (face % 2)
     direction = np.zeros(3)
     direction[normal_axis] = sign
-    _, s_axis, s_sign, t_axis, t_sign, _, _ = _cube_axes(*direction)
+    _, s_axis, s_sign, t_axis, t_sign, _, _ = cube_axes(*direction)
     direction[s_axis], direction[t_axis] = s * s_sign, t * t_sign
     return direction
 
@@ -278,38 +276,54 @@ def _with_borders(faces: Tensor) -> Tensor:
     return texels[:, sources].index_copy(1, corners, texels[:, meeting].mean(dim=2))
 
 
-def sample_levels(
-    mips: Sequence[Tensor], coordinates: Tensor, level: Tensor | None, boundary_mode: BoundaryMode
-) -> Tensor:
-    """Sample mip levels given one by one, of any sizes.
+class Pyramid(NamedTuple):
+    """Mip levels one after another, ready to be looked up many times; see `stack_levels`.
 
-    Args:
-        mips: 2D levels (B or 1, H, W, C), or cube levels (B or 1, 6, N, N, C), level 0 first.
-        coordinates: (B, N, 2) with one unit spanning the texture, or (B, N, 3) directions of any length.
-        level: (B, N) fractional index into `mips`, or None for level 0 alone.
-        boundary_mode: what lies outside [0, 1].
+    texels (B or 1, S, C); levels (L, 3) int32: offset, height, width.
+    """
 
-    Returns:
-        (B, N, C), bilinear within a level and linear between levels.
+    texels: Tensor
+    levels: Tensor
+    boundary_mode: BoundaryMode
 
+    def sample(self, coordinates: Tensor, level: Tensor | None) -> Tensor:
+        """Look up (B, N, 2) coordinates, one unit spanning the texture, or (B, N, 3) directions of any length.
+
+        `level` (B, N) is the fractional index of a mip level, or None for level 0 alone. Returns (B, N, C), bilinear
+        within a level and linear between levels.
+        """
+        if self.texels.device.type != "cpu":
+            return sample_pyramid(self.texels, self.levels, coordinates, level, self.boundary_mode)
+        no_level = coordinates.new_empty(0, 0)
+        out: Tensor = _Sample.apply(  # type: ignore[no-untyped-call]
+            self.texels,
+            self.levels,
+            coordinates.contiguous(),
+            no_level if level is None else level.contiguous(),
+            _BOUNDARY_CODES[self.boundary_mode],
+        )
+        return out
+
+
+def stack_levels(mips: Sequence[Tensor], boundary_mode: BoundaryMode) -> Pyramid:
+    """Lay mip levels of any sizes out to be sampled, level 0 first.
+
+    `mips` are 2D levels (B or 1, H, W, C), or cube levels (B or 1, 6, N, N, C).
     """
     sizes = [mip.shape[-3:-1] for mip in mips]
     flat = [_with_borders(mip) if boundary_mode == "cube" else mip.flatten(1, 2) for mip in mips]
     offsets = np.cumsum([0] + [texels.shape[1] for texels in flat[:-1]])
     table = [(offset, *size) for offset, size in zip(offsets, sizes, strict=True)]
     levels = torch.tensor(table, dtype=torch.int32, device=flat[0].device)
-    pyramid = flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)
-    if pyramid.device.type != "cpu":
-        return sample_pyramid(pyramid, levels, coordinates, level, boundary_mode)
-    no_level = coordinates.new_empty(0, 0)
-    out: Tensor = _Sample.apply(  # type: ignore[no-untyped-call]
-        pyramid.contiguous(),
-        levels,
-        coordinates.contiguous(),
-        no_level if level is None else level.contiguous(),
-        _BOUNDARY_CODES[boundary_mode],
-    )
-    return out
+    texels = flat[0] if len(flat) == 1 else torch.cat(flat, dim=1)
+    return Pyramid(texels.contiguous(), levels, boundary_mode)
+
+
+def sample_levels(
+    mips: Sequence[Tensor], coordinates: Tensor, level: Tensor | None, boundary_mode: BoundaryMode
+) -> Tensor:
+    """Sample mip levels given one by one, of any sizes: see `stack_levels` and `Pyramid.sample`."""
+    return stack_levels(mips, boundary_mode).sample(coordinates, level)
 
 
 def build_mips(texture: Tensor, cube: bool) -> list[Tensor]:

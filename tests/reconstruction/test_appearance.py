@@ -15,13 +15,13 @@ from reconstruction.appearance import (
     load_light,
     retroreflection,
     save_light,
-    vertex_normals,
 )
 from reconstruction.cameras import clip_from_camera, inverse_rigid
 from reconstruction.data import load_views
 from reconstruction.field import MaterialField
 from reconstruction.optimise import Optimiser
 from reconstruction.rasterizer import get_rasterizer
+from reconstruction.surface_normals import vertex_normals
 from reconstruction.view_renderer import decode, encode, render_view
 from scan2twin.capture.models import Intrinsics
 from scan2twin.config import ReconstructConfig

@@ -5,13 +5,14 @@ import pytest
 import torch
 from views_of_a_ball import camera_centres, write_dataset
 
-from reconstruction.appearance import ReadyLight, SceneLight, load_light, perturbed, save_light
+from reconstruction.appearance import ReadyLight, SceneLight, load_light, save_light
 from reconstruction.data import load_views
 from reconstruction.field import MaterialField
 from reconstruction.light import EnvironmentLight, cube_directions
 from reconstruction.optimise import Optimiser
 from reconstruction.rasterizer import get_rasterizer
 from reconstruction.shading import split_sum
+from reconstruction.surface_normals import perturbed
 from scan2twin.config import ReconstructConfig
 from scan2twin.errors import InputError
 
