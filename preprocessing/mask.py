@@ -20,6 +20,7 @@ from preprocessing.masks.consensus import agreement, consensus, find_body, refin
 from preprocessing.masks.contact_sheet import SheetEntry, write_contact_sheet
 from preprocessing.masks.masker import CUT_SHARE, MaskedView, Masker, backend_of, by_colour, masked_view
 from preprocessing.masks.views import REGION_SCALE, View, camera_to_unit, make_views, read_corrections
+from preprocessing.object_points import POINTS_FILE, write_object_points
 from preprocessing.parallel import map_frames
 from preprocessing.quality import Earlier, assess, directions, draw_coverage
 from scan2twin.capture.models import ObjectBox
@@ -145,7 +146,8 @@ def heldout_views(count: int, every: int) -> list[bool]:
 def run(inputs: StageInputs, outputs: Path, config: MaskConfig, progress: Progress) -> StageResult:
     """Write `images/NNNNNN.png`, `masks/NNNNNN.png`, `dataset.json` (`Dataset`), `contact_sheet.jpg`, `coverage.png`.
 
-    For other tools also `transforms.json` and, if asked for, `llff/`; see `dataset_formats`.
+    Where poses were refined also `points.npz`, see `object_points`. For other tools also `transforms.json` and, if
+    asked for, `llff/`; see `dataset_formats`.
 
     Raises:
         InputError: fewer than `MIN_VIEWS` views have a usable mask, or all are from one side; a mask that the
@@ -209,6 +211,8 @@ def run(inputs: StageInputs, outputs: Path, config: MaskConfig, progress: Progre
     result = dataset(posed, box, masked, trust_of, config)
     result.write(outputs / "dataset.json")
     write_transforms(outputs, result)
+    points = inputs["refine_poses"] / POINTS_FILE  # missing where poses could not be refined
+    object_points = write_object_points(points, result, outputs) if points.exists() else 0
     if config.llff:
         write_llff(outputs, result, outputs / "llff")
     described = {one.view.name: one for one in [*masked, *usable]}  # as refined, where it was
@@ -230,6 +234,7 @@ def run(inputs: StageInputs, outputs: Path, config: MaskConfig, progress: Progre
             "mask_share_median": float(np.median([one.area for one in usable])),
             "mask_trust_min": float(trusts.min()),
             "object_size": box.size,
+            "object_points": object_points,
             "quality": quality.verdict,
             "largest_gap_deg": quality.largest_gap_deg,
             "elevation_spread_deg": quality.elevation_spread_deg,

@@ -84,7 +84,8 @@ def run(inputs: StageInputs, outputs: Path, config: RefinePosesConfig, progress:
     `camera_path.png` and `points.npz`.
 
     `points.npz` holds points that three or more frames see: `xyz` (N, 3) float32 in the reference frame, `rgb` (N, 3)
-    uint8 sRGB, `frames` (N,) int32, how many see it, and `error_px` (N,) float32, the mean reprojection error.
+    uint8 sRGB, `frames` (N,) int32, how many see it, and `error_px` (N,) float32, the mean reprojection error. Which
+    frames see which points are pairs: `seen_by` (K,) int32, a frame's index, and `seen` (K,) int32, a point's number.
 
     A capture that cannot be refined keeps its compensated poses, with a warning that says why.
     """  # fmt: skip
@@ -116,6 +117,8 @@ def run(inputs: StageInputs, outputs: Path, config: RefinePosesConfig, progress:
     np.savez_compressed(
         outputs / POINTS_FILE, xyz=points.xyz.astype(np.float32), rgb=points.rgb, frames=points.frames,
         error_px=points.error_px.astype(np.float32),
+        seen_by=np.array([frame.index for frame in posed.frames], np.int32)[attempt.tracks.frame],
+        seen=attempt.tracks.point.astype(np.int32),
     )  # fmt: skip
     warnings += [
         f"frame {posed.frames[row].index} is left out: {fault}" for row, fault in sorted(verdict.faults.items())

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from reconstruction.cameras import clip_from_camera, inverse_rigid
+from reconstruction.sparse_points import SparsePoints, load_points
 from scan2twin.errors import InputError
 from scan2twin.frames import Dataset, DatasetFrame
 
@@ -26,7 +27,8 @@ class Views:
     object). clip_from_camera (B, 4, 4) and camera_from_unit (B, 4, 4) float32: OpenGL camera axes, unit frame,
     column vectors. weight (B,) float32: trust in each view. photo (B, 4) float64: left, bottom, right and top edge of
     what the photo covers of each image, as shares of its side; None where it covers all. gain (B, 3) float32: what is
-    known beforehand of each view's exposure and white balance, on linear RGB; None or 1 where nothing is.
+    known beforehand of each view's exposure and white balance, on linear RGB; None or 1 where nothing is. points: what
+    structure from motion found of the surface; None if nothing.
     """
 
     index: tuple[int, ...]
@@ -36,6 +38,7 @@ class Views:
     weight: torch.Tensor
     photo: NDArray[np.float64] | None = None
     gain: torch.Tensor | None = None
+    points: SparsePoints | None = None
 
     def __len__(self) -> int:
         """Return the number of views."""
@@ -50,7 +53,8 @@ class Views:
         """Return the same views with their tensors on `device`."""
         names = ("images", "clip_from_camera", "camera_from_unit", "weight")
         gain = None if self.gain is None else self.gain.to(device)
-        return replace(self, gain=gain, **{name: getattr(self, name).to(device) for name in names})
+        points = None if self.points is None else self.points.to(device)
+        return replace(self, gain=gain, points=points, **{name: getattr(self, name).to(device) for name in names})
 
     def resized(self, resolution: int) -> "Views":
         """Return the same views with images of side `resolution`, area-averaged."""
@@ -167,6 +171,7 @@ def load_views(folder: Path, dataset: Dataset, split: str, resolution: int) -> t
         torch.tensor([frame.weight for frame in frames], dtype=torch.float32),
         np.array([_photo_edges(frame, dataset.resolution) for frame in frames]).reshape(-1, 4),
         torch.tensor([frame.gain or (1.0, 1.0, 1.0) for frame in frames], dtype=torch.float32).reshape(-1, 3),
+        load_points(folder, tuple(frame.index for frame in frames)),
     )
     return views, unusable
 

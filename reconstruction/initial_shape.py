@@ -1,12 +1,16 @@
 """The shape that the optimisation starts from: the masks' visual hull, or a sphere."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from reconstruction.cameras import to_clip
 from reconstruction.data import Views
+from reconstruction.free_space import free_distance
 from reconstruction.rasterizer import Rasterizer
+from reconstruction.sparse_points import SparsePoints
 from reconstruction.surface import Surface
 from reconstruction.tetgrid import Float32Array, Lattice
 from reconstruction.visual_hull import hull_signed_distance, silhouette_distance, sphere_signed_distance
@@ -18,6 +22,7 @@ AIR_CELLS = 2  # cells between the shape and the lattice's border, which is held
 # Shares of the views that may be wrong about a point. With exact masks and poses 0 is best, with a phone's 0 carves
 # the object away; one of these is chosen by how well the hull explains the masks.
 TOLERANCES = (0.0, 0.02, 0.05, 0.1, 0.15)
+STRAY = 0.015  # unit-frame lengths that a point may lie outside the hull; beyond, it is a mistake
 AGREEMENT_SLACK = 0.015  # the coarse grid cuts thin parts by about this much; of equals the least tolerant is taken
 
 
@@ -69,6 +74,20 @@ class VisualHull:
         """Return the signed distance (N,) at points (N, 3), unit-frame lengths, negative inside."""
         return self._signed_distance(points, self.tolerance)
 
+    def carved_distance(self, points: Float32Array) -> Float32Array:
+        """Return the signed distance (N,) at points (N, 3) to the hull without what its views see through."""
+        distance, found = self.signed_distance(points), self._views.points
+        if found is None:
+            return distance
+        inside = distance < 0
+        distance[inside] = np.maximum(distance[inside], free_distance(points[inside], found, self._views.centers()))
+        return distance
+
+    def without_strays(self, points: SparsePoints) -> SparsePoints:
+        """Return `points` with no weight for those that lie outside the hull."""
+        stray = self.signed_distance(points.xyz.cpu().numpy()) > STRAY
+        return replace(points, weight=points.weight * torch.from_numpy(~stray).to(points.weight))
+
     def _signed_distance(self, points: Float32Array, tolerance: float) -> Float32Array:
         return hull_signed_distance(
             points, self._distances, self._pixel_from_unit, self._focal, tolerance, self._windows
@@ -99,7 +118,7 @@ def initial_surface(hull: VisualHull, spacing: float, start: str, device: torch.
     """Return the surface of the hull (start "visual_hull") or of a sphere inside its box ("sphere"), on `device`."""
     lattice = Lattice(*box_with_air(hull.low, hull.high, spacing), spacing)
     if start == "visual_hull":
-        return Surface.from_distance(lattice, hull.signed_distance(lattice.positions), device)
+        return Surface.from_distance(lattice, hull.carved_distance(lattice.positions), device)
     centre, radius = (hull.low + hull.high) / 2, float((hull.high - hull.low).min() / 2)
     distance = sphere_signed_distance(lattice.positions - centre.astype(np.float32), radius)
     return Surface.from_distance(lattice, distance, device)

@@ -95,15 +95,15 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "refine_poses", "preprocessing.refine_poses", ("condition", "compensate_poses"),
-        "bundle adjustment with the tracker's poses as priors, every frame checked; exposures", version=3,
+        "bundle adjustment with the tracker's poses as priors, every frame checked; exposures", version=4,
     ),
     Stage(
         "mask", "preprocessing.mask", (CAPTURE, CORRECTIONS, "condition", "refine_poses"),
-        "square crops round the object, alpha masks: the dataset", version=4,
+        "square crops round the object, alpha masks: the dataset", version=5,
     ),
     Stage(
         "reconstruct", "reconstruction.reconstruct", ("mask",),
-        "differentiable rendering: geometry, appearance, light", version=4,
+        "differentiable rendering: geometry, appearance, light", version=5,
         resources=Resources(memory="6Gi", memory_high="12Gi", gpu=1, timeout_s=4 * 3600), keeps_checkpoints=True,
     ),
     Stage(

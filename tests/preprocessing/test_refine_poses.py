@@ -429,6 +429,12 @@ class TestPaintedBox:
         assert len(outside) == result.metrics["points"] > 300
         assert np.median(np.abs(outside.max(axis=1))) < 0.001  # metres from the surface
         assert points["frames"].min() == 3
+        assert np.array_equal(np.bincount(points["seen"]), points["frames"])
+        centres = np.array([true.frames[i].camera_to_reference for i in points["seen_by"]])[:, :3, 3]
+        seen = points["xyz"][points["seen"]]
+        face = outside.argmax(axis=1)[points["seen"], None]
+        beyond = np.take_along_axis((centres - seen) * np.sign(seen), face, axis=1)
+        assert (beyond > 0).mean() > 0.99  # no frame sees a point on the far side of the box
         assert points["rgb"].std() > 20
         assert points["error_px"].max() < 8
 

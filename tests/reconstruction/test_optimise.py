@@ -3,8 +3,10 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from views_of_a_ball import CENTRE, RADIUS, camera_centres, color_srgb, write_dataset
+from views_of_a_ball import CENTRE, FOCAL_PER_SIDE, RADIUS, camera_centres, color_srgb, write_dataset
 
+from reconstruction import optimise
+from reconstruction.cameras import inverse_rigid
 from reconstruction.data import load_views
 from reconstruction.optimise import Optimiser
 from reconstruction.rasterizer import choose_device, get_rasterizer
@@ -132,6 +134,51 @@ def test_a_view_that_does_not_fit_is_trusted_less(ball):
         pass
     assert fitted.trust[5] < 0.8
     assert fitted.trust.median() == 1
+
+
+def test_a_black_ball_is_told_from_nothing_by_the_background_alone(tmp_path, monkeypatch):
+    """The colours' loss is over a random background: where it is on the ball, or beyond it, it shows."""
+    monkeypatch.setattr(optimise, "WEIGHT_MASK", 0.0)
+    dataset = write_dataset(tmp_path, camera_centres(18), heldout_every=0, color_of=np.zeros_like)
+    fitted = optimiser((tmp_path, dataset), iterations=120, start="sphere", appearance="radiance")
+    before = np.abs(np.linalg.norm(mesh_of(fitted).vertices - CENTRE, axis=1) - RADIUS).mean()
+    for _ in fitted.run():
+        pass
+    after = np.abs(np.linalg.norm(mesh_of(fitted).vertices - CENTRE, axis=1) - RADIUS).mean()
+    assert after < min(before / 2, 0.012)
+
+
+def test_a_seed_repeats_and_another_does_not(ball):
+    results = []
+    for seed in (0, 0, 1):
+        fitted = optimiser(ball, iterations=12, seed=seed)
+        for _ in fitted.run():
+            pass
+        results.append(mesh_of(fitted).vertices)
+    np.testing.assert_array_equal(results[0], results[1])
+    assert results[0].shape != results[2].shape or np.abs(results[0] - results[2]).max() > 1e-6
+
+
+def test_cameras_are_corrected_unless_poses_are_exact(ball):
+    """A pose that is 1.5 pixels off comes back, since the others say where the ball is."""
+    assert ReconstructConfig().refine_cameras
+    folder, dataset = ball
+    off = 0.03  # unit-frame lengths, at a distance of 2; a pixel is 0.022 wide there
+    frames = [frame.model_copy(deep=True) for frame in dataset.frames]
+    frames[7].camera_to_unit[0][3] += off * frames[7].camera_to_unit[0][0]
+    frames[7].camera_to_unit[1][3] += off * frames[7].camera_to_unit[1][0]
+    frames[7].camera_to_unit[2][3] += off * frames[7].camera_to_unit[2][0]
+    moved = dataset.model_copy(update={"frames": frames})
+    for refines in (True, False):
+        fitted = optimiser((folder, moved), iterations=240, refine_cameras=refines)
+        row = fitted.views.index.index(7)
+        for _ in fitted.run():
+            pass
+        with torch.no_grad():
+            clip = (fitted.clip_from_unit(row) @ torch.tensor([*CENTRE, 1.0], dtype=torch.float32)).numpy()
+            true = inverse_rigid(np.array(dataset.frames[7].camera_to_unit)) @ [*CENTRE, 1.0]
+        error = 32 * np.abs(clip[0] / clip[3] - true[0] * 2 * FOCAL_PER_SIDE / -true[2])  # pixels
+        assert error < 0.6 if refines else error > 1
 
 
 def test_pixels_beyond_the_photo_change_nothing(tmp_path):

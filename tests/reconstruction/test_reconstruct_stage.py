@@ -178,6 +178,16 @@ def test_a_missing_and_a_misshapen_image_are_both_named(ball, tmp_path):
     refuse(ball, tmp_path, change, r"(?s)images/000000\.png: missing.*masks/000001\.png: 30×20 pixels")
 
 
+def test_a_photo_that_does_not_fit_the_others_is_named(ball, tmp_path):
+    def change(dataset, folder):
+        path = str(folder / dataset.frames[5].image)
+        cv2.imwrite(path, np.ascontiguousarray(cv2.imread(path)[:, ::-1]))  # mirrored: its colours fit nowhere
+
+    (warning,) = reconstruct(edit(ball, tmp_path, change), tmp_path / "out").warnings
+    assert warning.startswith("frame 5: does not fit the other views (")
+    assert "and counted only" in warning
+
+
 def test_a_dataset_without_heldout_views_says_that_quality_is_unknown(tmp_path):
     write_dataset(tmp_path / "all", camera_centres(9), heldout_every=0)
     short = ReconstructConfig(iterations=2, resolution=32, grid=8, appearance="flash")
