@@ -86,6 +86,18 @@ def import_scan(
     return importers.import_scan(Path(source), Path(out), capture_id, metres_per_unit, progress=progress)
 
 
+def upload(source: AnyPath, store: str | None = None, progress: Progress | None = None) -> str:
+    """Put a capture bundle, or a scan of another tool, into the store; returns its capture id.
+
+    The same content already there is left alone; other content under the same id is replaced.
+    """
+    with_progress = progress or LogProgress()
+    try:
+        return import_capture(open_store(store), Path(source), with_progress)
+    finally:
+        with_progress.close()
+
+
 def open_model(folder: AnyPath) -> Model:
     """Open a folder that `reconstruct` or `scan2twin run` left. Raises InputError if it is none."""
     file = Path(folder) / "report.json"

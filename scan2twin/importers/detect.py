@@ -21,6 +21,7 @@ from scan2twin.importers.stray import read_stray
 from scan2twin.importers.transforms import NAMES, read_transforms
 from scan2twin.importers.video import VIDEO_SUFFIXES
 from scan2twin.progress import LogProgress, Progress
+from scan2twin.store.base import disk_errors
 
 MAX_FRAMES = 120  # taken from a video or a recording of every frame: a step of 3° round the object
 EXPECTED = (
@@ -49,12 +50,16 @@ def import_scan(
 
     Raises:
         CaptureError: `source` is none of the known kinds, or breaks its own conventions. `bundle` is not written.
+        ResourceError: the disk is full.
 
     """
     if not source.exists():
         raise CaptureError(f"{source}: there is no such file or folder; {EXPECTED}")
     partial = bundle.with_name(f".{bundle.name}.part")
-    with tempfile.TemporaryDirectory(prefix="scan2twin-import-") as scratch:
+    with (
+        disk_errors(f"importing {source.name}"),
+        tempfile.TemporaryDirectory(prefix="scan2twin-import-") as scratch,
+    ):
         kind, scan = _read(source, Path(scratch), max_frames, progress or LogProgress())
         try:
             partial.mkdir(parents=True)
@@ -82,6 +87,8 @@ def _read(source: Path, scratch: Path, max_frames: int, progress: Progress) -> t
         folder = source
     else:
         raise CaptureError(f"{source.name}: not a scan that is known here; {EXPECTED}")
+    if is_bundle(folder):  # as photos it would lose its poses
+        raise CaptureError(f"{source.name}: is a capture already; give it to `scan2twin run` or `scan2twin upload`")
     if (folder / "keyframes").is_dir():
         return "Polycam", read_polycam(folder)
     if (folder / "metadata").is_file() and (folder / "rgbd").is_dir():

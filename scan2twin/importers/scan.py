@@ -39,6 +39,7 @@ from scan2twin.capture.models import (
 from scan2twin.capture.names import quoted
 from scan2twin.capture.writer import write_capture
 from scan2twin.errors import CaptureError
+from scan2twin.store.base import DISK_FULL
 
 pillow_heif.register_heif_opener()
 
@@ -182,6 +183,8 @@ def open_photo(photo: Path) -> Iterator[Image.Image]:
                 raise CaptureError(f"{photo.name}: {image.width}×{image.height} pixels, over the limit of 64 MP")
             yield image
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:  # where a copy goes: no fault of the photo
+            raise
         raise CaptureError(f"{photo.name}: not a readable photo ({error}); copy it again") from None
 
 
