@@ -76,14 +76,18 @@ def import_scan(
     *,
     capture_id: str | None = None,
     metres_per_unit: float | None = None,
+    marker_side: float | None = None,
     progress: Progress | None = None,
 ) -> Any:
     """Write a scan of another tool as a capture bundle into the new folder `out`; returns `importers.Imported`.
 
-    `metres_per_unit` gives true size to a scan without one. `reconstruct` takes such scans directly, too.
+    A scan without true size gets it by `metres_per_unit`, or by a printed marker in it with sides of `marker_side`
+    metres. `reconstruct` takes such scans directly, too.
     """
     importers = importlib.import_module("scan2twin.importers")  # pulls in image libraries
-    return importers.import_scan(Path(source), Path(out), capture_id, metres_per_unit, progress=progress)
+    return importers.import_scan(
+        Path(source), Path(out), capture_id, metres_per_unit, progress=progress, marker_side=marker_side
+    )
 
 
 def upload(source: AnyPath, store: str | None = None, progress: Progress | None = None) -> str:

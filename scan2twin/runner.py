@@ -128,6 +128,25 @@ def output_folder(capture_id: str, stage: Stage, stage_fingerprint: str) -> str:
     return f"{ARTIFACTS}/{capture_id}/{stage.name}/{stage_fingerprint}"
 
 
+def fetch_outputs(
+    store: ArtifactStore, capture_id: str, config: PipelineConfig, names: Sequence[str], target: Path
+) -> StageInputs:
+    """Write the committed outputs of the stages `names` below `target`. Raises MissingArtifactError."""
+    known = fingerprints(find_capture(store, capture_id), config)
+    folders = {}
+    for name in names:
+        folder = output_folder(capture_id, stages.stage_named(name), known[name])
+        manifest = read_manifest(store, folder)
+        if manifest is None:
+            raise MissingArtifactError(
+                f"capture {capture_id!r} has no committed output of stage {name} under this configuration; run it first"
+            )
+        folders[name] = target / name
+        folders[name].mkdir(parents=True)
+        download(store, folder, manifest, folders[name])
+    return StageInputs(folders)
+
+
 @dataclass(frozen=True)
 class _Job:
     """A capture to be worked on."""

@@ -28,7 +28,7 @@ const { chromium } = require(process.argv[1]);
     const page = await (await browser.newContext(options)).newPage();
     page.on('pageerror', error => errors.push(error.message));
     page.on('console', message => { if (message.type() === 'error') errors.push(message.text()); });
-    page.setDefaultTimeout(60000);
+    page.setDefaultTimeout(180000);
     return page;
   };
   const result = await (async args => { BODY })(JSON.parse(process.argv[3]));
@@ -45,7 +45,7 @@ def in_chromium(body: str, **args: Any) -> dict[str, Any]:
     """
     done = subprocess.run(
         ["node", "-e", SCRIPT.replace("BODY", body), str(PLAYWRIGHT), str(CHROMIUM), json.dumps(args)],
-        capture_output=True, text=True, check=False, timeout=240,
+        capture_output=True, text=True, check=False, timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -26,6 +26,12 @@ def import_(
         float | None,
         typer.Option("--metres-per-unit", min=1e-6, help="True length of the scan's unit, where the scan has none."),
     ] = None,
+    marker_side: Annotated[
+        float | None,
+        typer.Option(
+            "--marker-side", min=1e-4, help="Side of a printed ArUco or AprilTag marker beside the object, in metres."
+        ),
+    ] = None,
     max_frames: Annotated[
         int, typer.Option("--max-frames", min=3, max=2000, help="Frames taken of a video or a recording at most.")
     ] = 120,
@@ -37,7 +43,7 @@ def import_(
         raise InputError(f"--out {out}: exists already; name a folder that does not")
     progress = make_progress()
     try:
-        imported = import_scan(source, out, capture_id, metres_per_unit, max_frames, progress)
+        imported = import_scan(source, out, capture_id, metres_per_unit, max_frames, progress, marker_side)
     finally:
         progress.close()
     for warning in imported.warnings:

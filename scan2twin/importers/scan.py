@@ -220,6 +220,16 @@ def level(camera_to_world: Matrix) -> Matrix:
     return turned
 
 
+def nearest_to_rays(places: Matrix, directions: Matrix) -> Matrix:
+    """Return the point (3,) nearest to rays from `places` (N, 3) along unit `directions` (N, 3).
+
+    In least squares: the sum over the rays of (I - d dᵀ)(x - c) is 0.
+    """
+    across = np.eye(3) - directions[:, :, None] * directions[:, None, :]
+    point, *_ = np.linalg.lstsq(across.sum(axis=0), (across @ places[:, :, None]).sum(axis=0)[:, 0])
+    return np.asarray(point, np.float64)
+
+
 def capture_id_of(source: Path) -> str:
     """Return a capture id made from the name of `source`."""
     name = re.sub(r"[^a-z0-9]+", "-", source.resolve().stem.lower()).strip("-")[:64].strip("-")
