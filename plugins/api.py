@@ -22,6 +22,7 @@ from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
 
 from plugins.limits import BodyLimit, Rate, RateLimiter
+from plugins.sources import SourceFile, SourceOrder, commit_source, sign_source
 from plugins.tokens import Pairing, TokenError, issue, verify
 from plugins.uploads import (
     MAX_BATCH,
@@ -154,6 +155,11 @@ def _page_routes(host: Host) -> APIRouter:
         """Show the page that pairs a phone."""
         return FileResponse(PAGES / "pair.html", headers={"Cache-Control": "no-store"})
 
+    @router.get("/upload")
+    def upload(user: Annotated[str, Depends(host.operator)]) -> FileResponse:
+        """Show the page that sends a scan of another tool."""
+        return FileResponse(PAGES / "upload.html", headers={"Cache-Control": "no-store"})
+
     return router
 
 
@@ -232,6 +238,18 @@ def _phone_routes(host: Host) -> APIRouter:
         """Check every file against the capture.json in the body, commit the capture and start its run."""
         raw = await request.body()
         return await run_in_threadpool(_complete, host, pairing, capture_id, raw)
+
+    @router.post("/{capture_id}/source")
+    def sign_scan(capture_id: CaptureId, file: SourceFile, pairing: Paired) -> SignedUpload:
+        """Get an address to PUT the file of another tool's scan to, in place of images."""
+        return sign_source(host.uploads(), pairing, capture_id, file)
+
+    @router.post("/{capture_id}/import")
+    def import_scan(capture_id: CaptureId, order: SourceOrder, pairing: Paired) -> Completion:
+        """Take the scan that was sent and start the run, whose first stage makes a capture of it."""
+        if not commit_source(host.uploads(), pairing, capture_id, order):
+            return Completion(run_id=None, damaged=[order.name])
+        return Completion(run_id=host.start_run(capture_id, pairing.user), damaged=[])
 
     @router.get("/{capture_id}")
     def status(capture_id: CaptureId, pairing: Paired) -> UploadStatus:

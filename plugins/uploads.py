@@ -5,6 +5,7 @@ What is known of an upload lies in the store too, so that any number of API serv
     uploads/pairings/<pairing id>.json    which capture a pairing is for; made once
     uploads/revoked/<pairing id>          the pairing was ended
     uploads/captures/<capture id>.json    name, day, notes, who; made once
+    uploads/sources/<capture id>/…        another tool's scan that waits for its run: see `store.sources`
 
 The files go to `captures/YYYY/MM/DD/<capture_id>/…`; there is no capture until `complete` writes capture.json there.
 """
@@ -30,6 +31,7 @@ from scan2twin.capture.reader import CAPTURE_FILE, FRAMES_FILE, read_capture
 from scan2twin.errors import CaptureError, MissingArtifactError, NotFoundError
 from scan2twin.store.captures import CaptureLocation, find_capture
 from scan2twin.store.s3 import S3Store
+from scan2twin.store.sources import source_key
 from scan2twin.store.transfer import parallel
 
 MAX_BATCH = 24  # files whose uploads are signed at once
@@ -160,7 +162,7 @@ class Uploads:
             raise UploadError(413, f"capture {capture_id}: at most {MAX_FRAMES} frames")
         if sum(stored.size for stored in others) + sum(file.size for file in files) > MAX_UNPACKED_BYTES:
             raise UploadError(413, f"capture {capture_id}: more than {MAX_UNPACKED_BYTES} bytes; delete some frames")
-        return [self._signed(upload, file) for file in files]
+        return [self.signed(f"{upload.folder}/{file.name}", file.name, file.size) for file in files]
 
     def complete(self, pairing: Pairing, document: CaptureDocument, raw: bytes) -> list[str]:
         """Check every file and write capture.json (`raw`); return the files that must be sent again, if any.
@@ -191,7 +193,7 @@ class Uploads:
         """Tell how far an upload is. Raises UploadError."""
         upload = self.find(pairing, capture_id)
         stored = [item for item in self.store.list_objects(upload.folder) if not item.key.endswith(f"/{CAPTURE_FILE}")]
-        complete = self.store.exists(f"{upload.folder}/{CAPTURE_FILE}")
+        complete = self.is_complete(capture_id)
         return UploadStatus(
             capture_id=capture_id, state="complete" if complete else "uploading", files=len(stored),
             bytes=sum(item.size for item in stored),
@@ -200,7 +202,8 @@ class Uploads:
     def is_complete(self, capture_id: str) -> bool:
         """Tell whether an upload has become a capture."""
         upload = self.details(capture_id)
-        return upload is not None and self.store.exists(f"{upload.folder}/{CAPTURE_FILE}")
+        committed = upload and (f"{upload.folder}/{CAPTURE_FILE}", source_key(capture_id))
+        return any(self.store.exists(key) for key in committed or ())
 
     def find(self, pairing: Pairing, capture_id: str) -> Upload:
         """Return an upload that `pairing` is for. Raises UploadError."""
@@ -230,12 +233,12 @@ class Uploads:
             raise UploadError(409, f"capture {capture_id} is complete already, with other content; record it again")
         return []
 
-    def _signed(self, upload: Upload, file: UploadFile) -> SignedUpload:
+    def signed(self, key: str, name: str, size: int, lifetime: timedelta = URL_LIFETIME) -> SignedUpload:
+        """Sign the upload of one file of `size` bytes to `key`."""
         # The store refuses another size, and never replaces a file: what `complete` has compared stays as it is.
         kept = {"If-None-Match": "*"}
-        key = f"{upload.folder}/{file.name}"
-        url = self._outside.signed_upload(key, {"Content-Length": str(file.size), **kept}, URL_LIFETIME)
-        return SignedUpload(name=file.name, url=url, headers=kept)
+        url = self._outside.signed_upload(key, {"Content-Length": str(size), **kept}, lifetime)
+        return SignedUpload(name=name, url=url, headers=kept)
 
     def _compare(self, upload: Upload, document: CaptureDocument, raw: bytes) -> list[str]:
         """Return which files have other bytes than the document says. Raises UploadError if the format is broken."""

@@ -76,14 +76,30 @@ def import_scan(
     *,
     capture_id: str | None = None,
     metres_per_unit: float | None = None,
+    marker_side: float | None = None,
     progress: Progress | None = None,
 ) -> Any:
     """Write a scan of another tool as a capture bundle into the new folder `out`; returns `importers.Imported`.
 
-    `metres_per_unit` gives true size to a scan without one. `reconstruct` takes such scans directly, too.
+    A scan without true size gets it by `metres_per_unit`, or by a printed marker in it with sides of `marker_side`
+    metres. `reconstruct` takes such scans directly, too.
     """
     importers = importlib.import_module("scan2twin.importers")  # pulls in image libraries
-    return importers.import_scan(Path(source), Path(out), capture_id, metres_per_unit, progress=progress)
+    return importers.import_scan(
+        Path(source), Path(out), capture_id, metres_per_unit, progress=progress, marker_side=marker_side
+    )
+
+
+def upload(source: AnyPath, store: str | None = None, progress: Progress | None = None) -> str:
+    """Put a capture bundle, or a scan of another tool, into the store; returns its capture id.
+
+    The same content already there is left alone; other content under the same id is replaced.
+    """
+    with_progress = progress or LogProgress()
+    try:
+        return import_capture(open_store(store), Path(source), with_progress)
+    finally:
+        with_progress.close()
 
 
 def open_model(folder: AnyPath) -> Model:

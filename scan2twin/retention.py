@@ -14,6 +14,7 @@ from scan2twin.store.artifacts import ARTIFACTS, MANIFEST, read_manifest
 from scan2twin.store.captures import CAPTURES
 from scan2twin.store.checkpoints import CHECKPOINT
 from scan2twin.store.models import MODELS
+from scan2twin.store.sources import SOURCE_FILE, SOURCES
 from scan2twin.store.transfer import parallel
 
 CAPTURE_FILE = "capture.json"
@@ -35,8 +36,8 @@ def find_removals(store: ArtifactStore, now: float, keep_days: float | None) -> 
     """Yield what may go at time `now` (seconds since the epoch, by the store's clock).
 
     Leftovers go after `LEFTOVER_DAYS`: attempts that no manifest names, checkpoints and notes of work that nobody took
-    up again, uploads of captures without a capture.json. Committed outputs below `artifacts/` go after `keep_days`,
-    None keeps them; what is needed again is then made again.
+    up again, uploads of captures without a capture.json. After `keep_days` (None keeps them) go scans that no run
+    imported, and committed outputs below `artifacts/`; what is needed again is then made again.
     """
     for area in (ARTIFACTS, MODELS):
         for folder, objects in _outputs(store, area):
@@ -45,6 +46,11 @@ def find_removals(store: ArtifactStore, now: float, keep_days: float | None) -> 
         committed = any(stored.key == f"{folder}/{CAPTURE_FILE}" for stored in objects)
         if not committed and _age_days(objects, now) > LEFTOVER_DAYS:
             yield _removal(folder, "an upload that was abandoned", objects)
+    for folder, objects in _folders(store.list_objects(SOURCES), depth=3):
+        whole = any(stored.key == f"{folder}/{SOURCE_FILE}" for stored in objects)
+        limit = keep_days if whole else LEFTOVER_DAYS
+        if limit is not None and _age_days(objects, now) > limit:
+            yield _removal(folder, "a scan that no run could import" if whole else "an abandoned upload", objects)
 
 
 def remove(store: ArtifactStore, removal: Removal) -> None:

@@ -38,6 +38,7 @@ from scan2twin.store.checkpoints import CheckpointKeeper, discard_checkpoints
 from scan2twin.store.corrections import download_corrections
 from scan2twin.store.manifest import Durations, Manifest, fingerprint
 from scan2twin.store.models import MODELS, fetch_model, publish
+from scan2twin.store.sources import capture_or_import
 from scan2twin.store.transfer import parallel
 
 __all__ = ["StageRun", "fetch_model", "find_capture", "import_capture", "run_pipeline", "run_stage"]
@@ -82,9 +83,9 @@ def run_stage(
         names = ", ".join(known.name for known in stages.STAGES)
         raise InputError(f"stage {stage_name!r}: no such stage; choose one of {names}") from None
     with _sigterm_unwinds(), log_context(capture=capture_id, stage=stage_name):
-        return _run_or_fall_back(
-            _Job(store, find_capture(store, capture_id), config, progress, workdir, fallback), stage
-        )
+        with _resource_errors(stage, workdir):
+            capture = capture_or_import(store, capture_id, progress)
+        return _run_or_fall_back(_Job(store, capture, config, progress, workdir, fallback), stage)
 
 
 def run_pipeline(
@@ -124,6 +125,25 @@ def output_folder(capture_id: str, stage: Stage, stage_fingerprint: str) -> str:
     if stage.publishes:
         return f"{MODELS}/{capture_id}/{stage_fingerprint}"
     return f"{ARTIFACTS}/{capture_id}/{stage.name}/{stage_fingerprint}"
+
+
+def fetch_outputs(
+    store: ArtifactStore, capture_id: str, config: PipelineConfig, names: Sequence[str], target: Path
+) -> StageInputs:
+    """Write the committed outputs of the stages `names` below `target`. Raises MissingArtifactError."""
+    known = fingerprints(find_capture(store, capture_id), config)
+    folders = {}
+    for name in names:
+        folder = output_folder(capture_id, stages.stage_named(name), known[name])
+        manifest = read_manifest(store, folder)
+        if manifest is None:
+            raise MissingArtifactError(
+                f"capture {capture_id!r} has no committed output of stage {name} under this configuration; run it first"
+            )
+        folders[name] = target / name
+        folders[name].mkdir(parents=True)
+        download(store, folder, manifest, folders[name])
+    return StageInputs(folders)
 
 
 @dataclass(frozen=True)

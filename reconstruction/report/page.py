@@ -6,6 +6,7 @@ Pictures, the model itself (its smallest GLB) and the viewer are inside the page
 import base64
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ MAX_EMBEDDED_MODEL = 8_000_000  # bytes: a larger one makes a page that phones o
 MAX_TRIPLES = 6  # held-out views shown
 PICTURE_WIDTH = 1200  # pixels: sharp on a phone and on paper
 QUALITY = 80  # of JPEG
+FRAME = re.compile(r": frame (?=\d+:)")  # how a warning about one frame begins, after its stage
 
 # What each file is for, in the order of the page.
 FILES = {
@@ -57,6 +59,7 @@ def render_page(report: Report, info: ModelInfo, model: Path, folders: Mapping[s
         report=report,
         info=info,
         size=size_words(report),
+        warnings=grouped(report.warnings),
         preview=_picture(model / "preview.png"),
         glb=glb and _data_uri(glb.read_bytes(), "model/gltf-binary"),
         turntable=_data_uri(path.read_bytes(), "video/mp4") if (path := model / "turntable.mp4").is_file() else None,
@@ -79,6 +82,29 @@ def size_words(report: Report) -> str:
     digits = 1 if uncertainty is None or uncertainty < 1e-3 else 0
     words = " × ".join(f"{1000 * length:.{digits}f}" for length in report.size_m) + " mm"
     return words if uncertainty is None else f"{words} ± {1000 * uncertainty:.1f} mm"
+
+
+def grouped(warnings: Sequence[str]) -> list[tuple[str, str]]:
+    """Return each warning's stage and text; those that say the same of several frames become one."""
+    groups: dict[str, list[str]] = {}
+    for warning in warnings:
+        groups.setdefault(re.sub(r"\d+", "#", warning) if FRAME.search(warning) else warning, []).append(warning)
+    together = []
+    for same in groups.values():
+        stage, _, text = (_merged(same) if len(same) > 1 else same[0]).partition(": ")
+        together.append((stage, text))
+    return together
+
+
+def _merged(warnings: Sequence[str]) -> str:
+    """Return one text for warnings that differ in numbers only: all frames, of other numbers the range."""
+    frames, *others = zip(*(re.findall(r"\d+", warning) for warning in warnings), strict=True)
+    ranges = [
+        values[0] if len(set(values)) == 1 else "{} to {}".format(*sorted(values, key=int)[:: len(values) - 1])
+        for values in others
+    ]
+    numbers = iter([", ".join(frames), *ranges])
+    return re.sub(r"\d+", lambda _: next(numbers), FRAME.sub(": frames ", warnings[0], count=1))
 
 
 def convergence(metrics: Path) -> Markup | None:

@@ -26,6 +26,7 @@ from scan2twin.cli.options import (
 )
 from scan2twin.config import Preset
 from scan2twin.errors import InputError
+from scan2twin.store import open_store
 
 app = typer.Typer(help="Measure whole captures and the parts of the pipeline.", no_args_is_help=True)
 
@@ -144,6 +145,33 @@ def reconstruct(
         console.print(times)
     if json_:
         print_json({"method": asdict(figures), "kernels": [asdict(kernel) for kernel in kernels]})
+
+
+@app.command("levels")
+def levels(
+    capture_id: Annotated[str, typer.Argument(help="A capture in the store whose model is made.")],
+    store: StoreOption = None,
+    preset: PresetOption = Preset.STANDARD,
+    config: ConfigOption = None,
+    set_: SetOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Say how large the GLBs of a finished model are, and what each loses in likeness on held-out photos."""
+    from scan2twin.runner import fetch_outputs
+
+    module = importlib.import_module("reconstruction.level_benchmark")  # by name: scan2twin depends on no stage
+    settings = configuration(preset, config, set_)
+    progress = make_progress()
+    with tempfile.TemporaryDirectory(prefix="scan2twin-benchmark-") as folder:
+        stages = ("mask", "reconstruct", "export")
+        inputs = fetch_outputs(open_store(store), capture_id, settings, stages, Path(folder))
+        try:
+            rows = [asdict(row) for row in module.measure_levels(inputs, progress)]
+        finally:
+            progress.close()
+    console.print(_figures_table(f"{capture_id}: levels", rows))
+    if json_:
+        print_json(rows)
 
 
 @app.command("preprocessing")

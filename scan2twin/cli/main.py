@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.command("run")(pipeline.run)
 app.command("import")(importing.import_)
+app.command("upload")(importing.upload)
 app.command("stage")(pipeline.stage)
 app.command("demo")(airflow.demo)
 app.command("up")(airflow.up)

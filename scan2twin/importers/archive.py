@@ -11,6 +11,7 @@ from scan2twin.capture.reader import inflate
 from scan2twin.errors import CaptureError
 from scan2twin.importers.scan import PHOTO_SUFFIXES
 from scan2twin.importers.video import VIDEO_SUFFIXES
+from scan2twin.store.base import DISK_FULL
 
 READ_SUFFIXES = (*PHOTO_SUFFIXES, *VIDEO_SUFFIXES, ".json", ".jsonl", ".txt", ".bin", ".csv", ".npy", "")
 MAX_ENTRIES = 50_000
@@ -32,6 +33,8 @@ def unpack_foreign(archive_path: Path, folder: Path) -> Path:
             for entry in entries:
                 left -= _unpack_entry(archive, entry, folder, left)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise
         raise CaptureError(f"{archive_path.name}: not a whole zip archive ({error}); copy it again") from None
     top = list(folder.iterdir())
     return top[0] if len(top) == 1 and top[0].is_dir() else folder

@@ -13,6 +13,7 @@ from scan2twin.errors import CaptureError
 from scan2twin.importers.archive import unpack_foreign
 from scan2twin.importers.colmap import model_folder, read_colmap
 from scan2twin.importers.llff import POSES, read_llff
+from scan2twin.importers.marker import metres_per_unit_of
 from scan2twin.importers.photos import photos_in, read_photos, read_video
 from scan2twin.importers.polycam import read_polycam
 from scan2twin.importers.record3d import read_record3d
@@ -21,6 +22,7 @@ from scan2twin.importers.stray import read_stray
 from scan2twin.importers.transforms import NAMES, read_transforms
 from scan2twin.importers.video import VIDEO_SUFFIXES
 from scan2twin.progress import LogProgress, Progress
+from scan2twin.store.base import disk_errors
 
 MAX_FRAMES = 120  # taken from a video or a recording of every frame: a step of 3° round the object
 EXPECTED = (
@@ -41,21 +43,28 @@ class Imported:
 
 def import_scan(
     source: Path, bundle: Path, capture_id: str | None = None, metres_per_unit: float | None = None,
-    max_frames: int = MAX_FRAMES, progress: Progress | None = None,
+    max_frames: int = MAX_FRAMES, progress: Progress | None = None, marker_side: float | None = None,
 ) -> Imported:  # fmt: skip
     """Write the scan `source` of another tool as a capture bundle into the folder `bundle`, which must not exist.
 
-    `metres_per_unit` gives true size to a scan without one. Of videos and recordings `max_frames` frames are taken.
+    A scan without true size gets it by `metres_per_unit`, or by a printed marker with sides of `marker_side` metres. Of
+    videos and recordings `max_frames` frames are taken.
 
     Raises:
         CaptureError: `source` is none of the known kinds, or breaks its own conventions. `bundle` is not written.
+        ResourceError: the disk is full.
 
     """
     if not source.exists():
         raise CaptureError(f"{source}: there is no such file or folder; {EXPECTED}")
     partial = bundle.with_name(f".{bundle.name}.part")
-    with tempfile.TemporaryDirectory(prefix="scan2twin-import-") as scratch:
+    with (
+        disk_errors(f"importing {source.name}"),
+        tempfile.TemporaryDirectory(prefix="scan2twin-import-") as scratch,
+    ):
         kind, scan = _read(source, Path(scratch), max_frames, progress or LogProgress())
+        if marker_side is not None and not scan.metric and metres_per_unit is None:
+            metres_per_unit = metres_per_unit_of(scan.frames, marker_side, progress or LogProgress())
         try:
             partial.mkdir(parents=True)
             name = write_scan(scan, source, partial, capture_id, metres_per_unit)
@@ -64,7 +73,7 @@ def import_scan(
             shutil.rmtree(partial, ignore_errors=True)
     warnings = [*scan.warnings]
     if not scan.metric and metres_per_unit is None:
-        warnings.append("the scan's unit is not known: give --metres-per-unit for a model in true metres")
+        warnings.append("the scan's unit is not known: give --marker-side or --metres-per-unit for true metres")
     return Imported(name, kind, len(scan.frames), warnings)
 
 
@@ -82,6 +91,8 @@ def _read(source: Path, scratch: Path, max_frames: int, progress: Progress) -> t
         folder = source
     else:
         raise CaptureError(f"{source.name}: not a scan that is known here; {EXPECTED}")
+    if is_bundle(folder):  # as photos it would lose its poses
+        raise CaptureError(f"{source.name}: is a capture already; give it to `scan2twin run` or `scan2twin upload`")
     if (folder / "keyframes").is_dir():
         return "Polycam", read_polycam(folder)
     if (folder / "metadata").is_file() and (folder / "rgbd").is_dir():

@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 from scan2twin.capture.models import Intrinsics
 from scan2twin.errors import CaptureError
 from scan2twin.importers.colmap import make_camera
-from scan2twin.importers.scan import OPENCV_TO_OPENGL, PHOTO_SUFFIXES, Scan, SourceFrame, level, open_photo, spread
+from scan2twin.importers.scan import (
+    OPENCV_TO_OPENGL,
+    PHOTO_SUFFIXES,
+    Scan,
+    SourceFrame,
+    level,
+    nearest_to_rays,
+    open_photo,
+    spread,
+)
 from scan2twin.importers.video import extract_frames, frame_count
 from scan2twin.progress import Progress
 
@@ -93,7 +102,7 @@ def read_photos(photos: Sequence[Path], scratch: Path, progress: Progress) -> Sc
         )
     numbers = sorted(registered)
     poses = level(np.array([_camera_to_world(registered[i]) for i in numbers]))
-    poses[:, :3, 3] -= _looked_at(poses)
+    poses[:, :3, 3] -= nearest_to_rays(poses[:, :3, 3], -poses[:, :3, 2])  # what they look at
     poses[:, :3, 3] /= np.median(np.linalg.norm(poses[:, :3, 3], axis=1))
     (camera,) = {image.camera_id: image.camera for image in registered.values()}.values()
     ours = make_camera(camera.model.name, camera.width, camera.height, list(camera.params))
@@ -244,14 +253,6 @@ def _camera_to_world(image: Any) -> NDArray[np.float64]:
     pose = np.eye(4)
     pose[:3] = image.cam_from_world().inverse().matrix()
     return pose @ OPENCV_TO_OPENGL
-
-
-def _looked_at(camera_to_world: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the point nearest to all optical axes: sum over cameras of (I - d dᵀ)(x - c) = 0."""
-    centres, looks = camera_to_world[:, :3, 3], -camera_to_world[:, :3, 2]
-    across = np.eye(3) - looks[:, :, None] * looks[:, None, :]
-    point, *_ = np.linalg.lstsq(across.sum(axis=0), (across @ centres[:, :, None]).sum(axis=0)[:, 0])
-    return np.asarray(point, np.float64)
 
 
 def _of_size(intrinsics: Intrinsics, size: tuple[int, int], other: tuple[int, int]) -> Intrinsics:

@@ -39,6 +39,7 @@ from scan2twin.capture.models import (
 from scan2twin.capture.names import quoted
 from scan2twin.capture.writer import write_capture
 from scan2twin.errors import CaptureError
+from scan2twin.store.base import DISK_FULL
 
 pillow_heif.register_heif_opener()
 
@@ -182,6 +183,8 @@ def open_photo(photo: Path) -> Iterator[Image.Image]:
                 raise CaptureError(f"{photo.name}: {image.width}×{image.height} pixels, over the limit of 64 MP")
             yield image
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:  # where a copy goes: no fault of the photo
+            raise
         raise CaptureError(f"{photo.name}: not a readable photo ({error}); copy it again") from None
 
 
@@ -215,6 +218,16 @@ def level(camera_to_world: Matrix) -> Matrix:
         turn[:3, :3] = Rotation.align_vectors([[0.0, 1.0, 0.0]], [up])[0].as_matrix()
     turned: Matrix = turn @ camera_to_world
     return turned
+
+
+def nearest_to_rays(places: Matrix, directions: Matrix) -> Matrix:
+    """Return the point (3,) nearest to rays from `places` (N, 3) along unit `directions` (N, 3).
+
+    In least squares: the sum over the rays of (I - d dᵀ)(x - c) is 0.
+    """
+    across = np.eye(3) - directions[:, :, None] * directions[:, None, :]
+    point, *_ = np.linalg.lstsq(across.sum(axis=0), (across @ places[:, :, None]).sum(axis=0)[:, 0])
+    return np.asarray(point, np.float64)
 
 
 def capture_id_of(source: Path) -> str:

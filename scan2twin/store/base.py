@@ -15,7 +15,7 @@ from scan2twin.errors import InputError, ResourceError, StoreError
 _PART = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.,+=@()' -]*[A-Za-z0-9_,+=@()'-])?")
 _MAX_PART_CHARACTERS = 200  # file systems take 255; a directory store adds a suffix to its temporary files
 _MAX_KEY_CHARACTERS = 1024  # S3's limit, in UTF-8 bytes
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def disk_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _DISK_FULL:
+        if error.errno in DISK_FULL:
             raise ResourceError(
                 f"{doing}: {error.strerror}: the disk is full; free some space or choose another folder or store"
             ) from error

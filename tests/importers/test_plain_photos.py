@@ -1,6 +1,8 @@
 """Plain photos and a video: structure from motion on pictures of a textured corner whose cameras are known."""
 
+import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -49,17 +51,29 @@ def cameras(count: int) -> np.ndarray:
     return poses
 
 
-def render(pose: np.ndarray) -> np.ndarray:
+def render(pose: np.ndarray, faces: Sequence[tuple[np.ndarray, ...]] = FACES) -> np.ndarray:
     """Draw the corner: no face hides another from where the cameras stand."""
     K = np.array([[FOCAL, 0, SIZE[0] / 2 - 0.5], [0, FOCAL, SIZE[1] / 2 - 0.5], [0, 0, 1]])
     picture = np.full((SIZE[1], SIZE[0]), 90, np.uint8)
-    for pixels, origin, a, b in FACES:
+    for pixels, origin, a, b in faces:
         plane = np.column_stack([a, b, origin - pose[:3, 3]])  # of (s, t, 1), relative to the camera
         to_image = K @ OPENGL_TO_OPENCV @ pose[:3, :3].T @ plane @ np.diag([1 / 512, 1 / 512, 1])
         picture = cv2.warpPerspective(
             pixels, to_image, SIZE, dst=picture, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_TRANSPARENT
         )
     return picture
+
+
+MARKER_SIDE = 1.5 / 4  # world units; it lies on the second face, which 512 texels span by 2 × 1.5
+
+
+def with_marker(number: int) -> list[tuple[np.ndarray, ...]]:
+    """The corner with a marker on its second face, 128 texels high and 96 wide: a square in the world."""
+    marker = cv2.aruco.generateImageMarker(cv2.aruco.getPredefinedDictionary(number), 0, 240)
+    face = FACES[1][0].copy()
+    face[170:330, 190:310] = 255  # a white margin
+    face[186:314, 202:298] = cv2.resize(marker[::-1], (96, 128), interpolation=cv2.INTER_AREA)  # rows go up there
+    return [FACES[0], (face, *FACES[1][1:]), FACES[2]]
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +107,43 @@ def test_cameras_are_found_up_to_scale(photos: Path, tmp_path: Path) -> None:
         assert np.degrees(difference.magnitude()) < 1.0
     # The unit is the distance to what the cameras look at.
     assert np.median(np.linalg.norm(found, axis=1)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("number", [cv2.aruco.DICT_4X4_50, cv2.aruco.DICT_APRILTAG_36h11])
+def test_a_marker_of_known_size_gives_true_metres(number: int, tmp_path: Path) -> None:
+    """Cameras that are known, in a unit of 0.4 m; nerfstudio's file has no scale."""
+    write_scan_with_marker(tmp_path / "scan", number)
+    done = import_scan(tmp_path / "scan", tmp_path / "bundle", marker_side=MARKER_SIDE * 0.4)
+    assert done.warnings == []
+    capture = read_capture(tmp_path / "bundle")
+    assert capture.document.scale.metric
+    distance = np.linalg.norm(np.subtract(capture.frames[0].pose_world.p, capture.frames[-1].pose_world.p))
+    truth = np.linalg.norm(cameras(6)[0, :3, 3] - cameras(6)[-1, :3, 3]) * 0.4
+    assert distance == pytest.approx(truth, rel=0.005)
+
+
+def write_scan_with_marker(folder: Path, number: int) -> None:
+    """A transforms.json of the corner with a marker in it."""
+    folder.mkdir()
+    frames = []
+    for k, pose in enumerate(cameras(6)):
+        cv2.imwrite(str(folder / f"{k}.png"), render(pose, with_marker(number)))
+        frames.append({"file_path": f"{k}.png", "transform_matrix": pose.tolist()})
+    document = {"fl_x": FOCAL, "w": SIZE[0], "h": SIZE[1], "frames": frames}
+    (folder / "transforms.json").write_text(json.dumps(document))
+
+
+def test_scans_whose_marker_cannot_be_measured_are_refused(tmp_path: Path) -> None:
+    write_scan_with_marker(tmp_path / "scan", cv2.aruco.DICT_6X6_50)  # of another kind
+    with pytest.raises(CaptureError, match=r"no marker \(ArUco 4×4, .*is a square in at least 3 of the 6 photos"):
+        import_scan(tmp_path / "scan", tmp_path / "bundle", marker_side=0.1)
+    write_scan_with_marker(tmp_path / "bent", cv2.aruco.DICT_4X4_50)
+    document = json.loads((tmp_path / "bent/transforms.json").read_text())
+    for k, frame in enumerate(document["frames"]):  # poses that are not those of the photos
+        frame["transform_matrix"] = document["frames"][k - 3]["transform_matrix"]
+    (tmp_path / "bent/transforms.json").write_text(json.dumps(document))
+    with pytest.raises(CaptureError, match="is a square in at least 3 of the 6 photos"):
+        import_scan(tmp_path / "bent", tmp_path / "bundle", marker_side=0.1)
 
 
 def test_a_video_is_photos(tmp_path: Path) -> None:

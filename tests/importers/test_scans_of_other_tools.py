@@ -5,6 +5,8 @@ import os
 import shutil
 import stat
 import struct
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -16,8 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from scenes import COLMAP_LENS, POSES, WRITERS, Written, reprojected
 
+from scan2twin import api
 from scan2twin.capture.reader import Capture, check_bundle, is_bundle, read_capture
-from scan2twin.errors import CaptureError
+from scan2twin.errors import CaptureError, ResourceError
 from scan2twin.importers import as_bundle, import_scan
 from scan2twin.importers.photos import likeness
 from scan2twin.store import open_store
@@ -271,6 +274,41 @@ def test_a_store_takes_a_scan_like_a_capture(tmp_path: Path, caplog: pytest.LogC
     assert find_capture(store, "scan").location.capture_id == "scan"
     import_capture(store, scan)
     assert "already in the store, unchanged" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["LLFF", "Record3D"])
+def test_a_full_disk_is_no_fault_of_the_scan(kind: str, tmp_path: Path) -> None:
+    """RLIMIT_FSIZE makes the kernel refuse the write that crosses the limit, wherever it goes."""
+    script = """
+import resource, signal, sys
+from scan2twin.cli.main import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+main()
+"""
+    scan = WRITERS[kind](tmp_path / "scan").path
+    words = [sys.executable, "-c", script, "import", str(scan), "--out", str(tmp_path / "bundle")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == ResourceError.exit_code, done.stderr
+    assert "the disk is full" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scan"]
+
+
+def test_a_capture_is_not_imported_as_photos(make_capture, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(CaptureError, match="is a capture already"):
+        import_scan(make_capture(), tmp_path / "bundle")
+
+
+def test_upload_takes_captures_and_scans(make_capture, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    scan = str(scenes.record3d(tmp_path / "scan").path)
+    words = [sys.executable, "-m", "scan2twin", "upload", str(make_capture()), scan, "--json"]
+    environment = {**os.environ, "SCAN2TWIN_STORE": str(tmp_path / "store")}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    assert json.loads(done.stdout) == ["test-capture", "walk"], done.stderr
+    assert "the scan's unit" not in done.stderr
+    for name in ("test-capture", "walk"):
+        assert find_capture(open_store(str(tmp_path / "store")), name).location.capture_id == name
+    assert api.upload(scan, str(tmp_path / "store")) == "walk"
 
 
 def test_an_import_ends_with_what_it_said_or_nothing(tmp_path: Path) -> None:

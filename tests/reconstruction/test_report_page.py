@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import trimesh
+from browser import in_chromium, needs_chromium
 from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,7 +23,7 @@ from reconstruction.gltf import write_glb
 from reconstruction.model import Material, ModelInfo, TexturedModel
 from reconstruction.report.chart import line_chart
 from reconstruction.report.document import Report, make_report
-from reconstruction.report.page import MAX_TRIPLES, convergence, render_page, size_words
+from reconstruction.report.page import MAX_TRIPLES, convergence, grouped, render_page, size_words
 from reconstruction.report.size import size_uncertainty
 from scan2twin.capture.models import Intrinsics
 from scan2twin.frames import Dataset, DatasetFrame
@@ -131,6 +133,83 @@ def test_the_page_says_what_the_report_says(folders: dict[str, Path]) -> None:
         assert words in text, words
     assert "No stage had anything to warn of." not in text
     assert "No stage had anything to warn of." in page(folders)
+
+
+def test_frames_with_the_same_fault_are_named_together() -> None:
+    assert grouped(
+        [
+            "condition: frame 13: left out: blurred, 2 % as sharp; move slowly",
+            "mask: frame 3: look at it",
+            "condition: frame 25: left out: blurred, 10 % as sharp; move slowly",
+            "condition: frame 27: left out: blurred, 1 % as sharp; move slowly",
+            "condition: the capture has 10 frames",
+            "condition: the capture has 11 frames",
+        ]
+    ) == [
+        ("condition", "frames 13, 25, 27: left out: blurred, 1 to 10 % as sharp; move slowly"),
+        ("mask", "frame 3: look at it"),
+        ("condition", "the capture has 10 frames"),
+        ("condition", "the capture has 11 frames"),
+    ]
+
+
+MEASURE = """
+const found = {};
+for (const width of [1280, 390]) {
+  const mobile = width < 500;
+  const page = await open({ viewport: { width, height: 800 }, isMobile: mobile, hasTouch: mobile });
+  const requests = [];
+  page.on('request', request => { if (!/^(file|data|blob):/.test(request.url())) requests.push(request.url()); });
+  await page.goto(args.page);
+  await page.waitForFunction(() => document.getElementById('model').loaded);
+  await page.waitForFunction(() => !document.getElementById('tools').hidden);
+  const wide = await page.evaluate(() => document.documentElement.scrollWidth > innerWidth);
+  await page.waitForTimeout(500);
+  await page.click('#measure');
+  const { x, y, width: side } = await page.locator('#model').boundingBox();
+  const read = [];
+  for (const [s, t] of [[.5, .5], [.6, .45], [.02, .02]]) {
+    await page.mouse.click(x + s * side, y + t * side);
+    read.push(await page.textContent('#distance'));
+  }
+  const points = await page.evaluate(() =>
+    [...document.querySelectorAll('[slot^=hotspot]')].map(spot => spot.dataset.position));
+  await page.click('#measure');
+  const left = await page.evaluate(() => document.querySelectorAll('[slot^=hotspot]').length);
+  found[width] = { requests, wide, read, points, left };
+  if (args.shots) await page.screenshot({ path: `${args.shots}/measure-${width}.png` });
+  if (!mobile) found.opened = await page.evaluate(() => {
+    dispatchEvent(new Event('beforeprint'));
+    return document.getElementById('origin').open;
+  });
+}
+return found;
+"""
+
+
+@needs_chromium
+def test_a_browser_shows_and_measures_the_model(folders: dict[str, Path], tmp_path: Path) -> None:
+    """A ball with a radius of 100 mm, at desktop and at phone size, without a network."""
+    ball = trimesh.creation.icosphere(subdivisions=4, radius=0.1)
+    mesh = unwrap(ball.vertices.astype(np.float32), ball.faces.astype(np.int32), 64)
+    write_glb(
+        TexturedModel(mesh, Material(np.full((64, 64, 3), 90, np.uint8)), "ball", {}), folders["model"] / "model.glb"
+    )
+    (tmp_path / "report.html").write_text(page(folders), encoding="utf-8")
+    shots = os.environ.get("SCAN2TWIN_TEST_SCREENSHOTS")
+    seen = in_chromium(MEASURE, page=(tmp_path / "report.html").as_uri(), shots=shots)
+    assert seen["errors"] == []
+    assert seen["opened"]
+    for width in ("1280", "390"):
+        found = seen[width]
+        assert found["requests"] == []
+        assert not found["wide"]
+        a, b = np.array([[float(part.rstrip("m")) for part in point.split()] for point in found["points"]])
+        assert np.linalg.norm([a, b], axis=1) == pytest.approx([0.1, 0.1], rel=0.01)  # on the ball
+        distance = 1000 * np.linalg.norm(a - b)
+        assert 10 < distance < 100
+        assert found["read"] == ["click the second point", f"{distance:.1f} mm", f"{distance:.1f} mm"]
+        assert found["left"] == 0
 
 
 def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:
