@@ -8,11 +8,19 @@ import { build } from 'vite';
 /** Of a context: a phone held upright. */
 export const PHONE = { viewport: { width: 420, height: 840 }, hasTouch: true, isMobile: true } as const;
 
-/** Chromium with WebGL drawn on the CPU. */
-export function launch(): Promise<Browser> {
+const FLAGS = [
+  '--no-sandbox',
+  '--use-gl=angle',
+  '--use-angle=swiftshader',
+  '--enable-unsafe-swiftshader',
+  '--mute-audio',
+];
+
+/** Chromium with WebGL drawn on the CPU, and further flags. */
+export function launch(...flags: string[]): Promise<Browser> {
   return chromium.launch({
     executablePath: process.env['CHROMIUM'] ?? '/usr/bin/chromium',
-    args: ['--no-sandbox', '--use-gl=angle', '--use-angle=swiftshader', '--enable-unsafe-swiftshader', '--mute-audio'],
+    args: [...FLAGS, ...flags],
   });
 }
 
