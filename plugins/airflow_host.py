@@ -105,7 +105,7 @@ def run_of(run_id: str) -> Run | None:
             .order_by(TaskInstance.start_date)
             .limit(1)
         )
-    return None if found is None else _run(*found, failed_task)
+    return None if found is None else _run(found.run_id, found.conf, found.state, failed_task)
 
 
 def latest_runs() -> dict[str, Run]:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from browser_scripts import needs_browser, script
 from fastapi import FastAPI
 from ingest_server import HTTP, Server
 from scipy.spatial.transform import Rotation
 
-from plugins.api import RECORDER as BUILT
 from scan2twin.airflow_home import USER, AirflowHome
 from scan2twin.airflow_server import COMPONENTS, TRIGGERER, LocalAirflow
 from scan2twin.capture.models import FrameRecord, Pose
@@ -28,12 +27,7 @@ from scan2twin.store.artifacts import read_manifest
 from scan2twin.store.captures import download_capture, find_capture
 from scan2twin.store.s3 import S3Store
 
-RECORDER = Path(__file__).parents[2] / "recorder-app"
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None or not (RECORDER / "node_modules").exists() or not BUILT.exists(),
-    reason="needs Chromium and the built recorder (make recorder)",
-)
+pytestmark = needs_browser
 # The markers of recorder-app/e2e/scene.ts: place in the room (m), and pure colour (BGR).
 MARKERS = [
     ([-0.045, 0.26, 0.0], (0, 0, 255)), ([0.19, 0.02, 0.15], (0, 255, 0)), ([-0.19, 0.02, 0.14], (255, 0, 0)),
@@ -60,6 +54,7 @@ Float64 = npt.NDArray[np.float64]
 
 def camera_to_anchor(frame: FrameRecord) -> tuple[Float64, Float64]:
     assert frame.anchor is not None
+    assert frame.pose_world is not None
     anchor, camera = frame.anchor, frame.pose_world
     R = Rotation.from_quat(anchor.q).inv()
     return (R * Rotation.from_quat(camera.q)).as_matrix(), R.apply(np.subtract(camera.p, anchor.p))
@@ -69,6 +64,7 @@ def project(frame: FrameRecord, point: Float64) -> Float64:
     R, t = camera_to_anchor(frame)
     x, y, z = R.T @ (point - t)
     k = frame.intrinsics
+    assert k is not None
     return np.array([k.cx - k.fx * x / z, k.cy + k.fy * y / z])
 
 
@@ -82,18 +78,6 @@ def blob_centre(image: npt.NDArray[np.uint8], color: tuple[int, int, int]) -> Fl
     width, height, area = stats[largest, [cv2.CC_STAT_WIDTH, cv2.CC_STAT_HEIGHT, cv2.CC_STAT_AREA]]
     is_round = abs(int(width) - int(height)) <= 1 and area > 0.7 * width * height
     return centroids[largest] + 0.5 if is_round and width >= 8 else None
-
-
-def script(name: str, *arguments: str | Path) -> dict[str, Any]:
-    """Run a script of recorder-app/e2e and return the JSON it prints last."""
-    done = subprocess.run(
-        ["node_modules/.bin/tsx", f"e2e/{name}.ts", *arguments],
-        cwd=RECORDER, env={**os.environ, "CHROMIUM": str(CHROMIUM)}, capture_output=True, text=True, timeout=900,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    printed: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return printed
 
 
 def wait_for_state(airflow: LocalAirflow, run_id: str, task: str | None, states: set[str]) -> None:
