@@ -42,4 +42,10 @@ class Scan2TwinPlugin(AirflowPlugin):  # type: ignore[misc]  # Airflow is untype
             "destination": "dag_run",
             "url_route": "model",
         },
+        {
+            "name": "Masks",
+            "href": f"{URL_PREFIX}/runs/{{RUN_ID}}/masks",
+            "destination": "dag_run",
+            "url_route": "masks",
+        },
     ]

@@ -6,6 +6,7 @@ grid at least as fine as the raw one, then averaged down in linear light (see `i
 """
 
 import math
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,10 +23,12 @@ from preprocessing.images import EXIF_ORIENTATIONS, UInt8, read_photo, shrink, w
 from preprocessing.lens import distort, undistort
 from preprocessing.parallel import map_frames
 from scan2twin.capture.models import Distortion, FrameRecord, Intrinsics, Pose
-from scan2twin.capture.reader import read_capture
+from scan2twin.capture.reader import Capture, read_capture
 from scan2twin.config import ConditionConfig
 from scan2twin.errors import CaptureError
 from scan2twin.frames import ConditionedFrame, ConditionedFrames, SourceCamera, Validation
+from scan2twin.importers.photos import read_photos
+from scan2twin.importers.scan import pose_of
 from scan2twin.progress import Progress
 from scan2twin.stages import CAPTURE, StageInputs, StageResult
 
@@ -194,7 +197,9 @@ def sharpness_and_luma(rgb: UInt8) -> tuple[float, float]:
 def condition_frame(
     record: FrameRecord, capture_root: Path, distortion: Distortion | None, output: Path, long_side: int
 ) -> ConditionedFrame:
-    """Condition one frame: write its image under `output` and return its camera; `distortion` is the capture's.
+    """Condition one frame, which has a pose: write its image under `output` and return its camera.
+
+    `distortion` is the capture's.
 
     Raises:
         CaptureError: the image cannot be decoded, is not of the stated size, or its camera cannot be inverted.
@@ -207,6 +212,8 @@ def condition_frame(
             f"frames.jsonl: frame {record.i}: size is stated as {record.width}×{record.height}, but {record.file} "
             f"has {width}×{height} pixels; state the size of the file as stored, before any EXIF rotation"
         )
+    assert record.pose_world is not None
+    assert record.intrinsics is not None
     if photo.orientation is None:
         mirrored, quarters = False, upright_quarters(record.pose_world)
     else:
@@ -234,6 +241,8 @@ def condition_frame(
 def run(inputs: StageInputs, outputs: Path, config: ConditionConfig, progress: Progress) -> StageResult:
     """Write `images/NNNNNN.jpg` and `cameras.json` (`ConditionedFrames`) for the usable frames worth keeping.
 
+    The cameras of plain photos are found first, by structure from motion.
+
     Raises:
         CaptureError: a frame cannot be conditioned; the message names it.
 
@@ -241,6 +250,9 @@ def run(inputs: StageInputs, outputs: Path, config: ConditionConfig, progress: P
     capture = read_capture(inputs[CAPTURE])
     usable = set(Validation.read(inputs["validate"] / "validation.json").usable)
     records = [record for record in capture.frames if record.i in usable]
+    warnings: list[str] = []
+    if capture.is_plain_photos:
+        records, warnings = cameras_of_photos(capture, records, progress)
     camera = capture.document.camera
     distortion = camera.distortion if camera else None
     (outputs / "images").mkdir(parents=True, exist_ok=True)
@@ -272,8 +284,30 @@ def run(inputs: StageInputs, outputs: Path, config: ConditionConfig, progress: P
             "sharpness_median": float(np.median(sharpness)),
             "luma_median": float(np.median([frame.luma for frame in kept])),
         },
-        warnings=list(_selection_warnings(frames, selection)),
+        warnings=[*warnings, *_selection_warnings(frames, selection)],
     )
+
+
+def cameras_of_photos(
+    capture: Capture, records: Sequence[FrameRecord], progress: Progress
+) -> tuple[list[FrameRecord], list[str]]:
+    """Return the records of photos without poses with poses, intrinsics and distortion, and warnings.
+
+    Photos that match none of the others are left out. Raises CaptureError if too few match.
+    """
+    with tempfile.TemporaryDirectory(prefix="scan2twin-sfm-") as scratch:
+        scan = read_photos([capture.root / record.file for record in records], Path(scratch), progress)
+    found = {frame.photo: frame for frame in scan.frames}
+    return [
+        record.model_copy(
+            update={
+                "pose_world": pose_of(frame.camera_to_world, 1.0, record.file), "intrinsics": frame.intrinsics,
+                "distortion": frame.distortion, "tracking": "normal",
+            }
+        )
+        for record in records
+        if (frame := found.get(capture.root / record.file))
+    ], list(scan.warnings)  # fmt: skip
 
 
 def camera_places(frames: Sequence[ConditionedFrame]) -> tuple[Float64, Float64]:

@@ -5,7 +5,7 @@ model (tracking lost, no anchor, black) is left out and named in a warning.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -94,18 +94,28 @@ def _inspect_all(capture: Capture, progress: Progress) -> list[Inspection]:
         lambda frame: inspect_pixels(capture, frame), capture.frames, progress, "checking frames",
         DECODED_BYTES_PER_PIXEL * largest,
     )  # fmt: skip
+    if capture.is_plain_photos:  # the condition stage finds their cameras
+        _leave_out_copies(capture, inspections)
+        return inspections
     reference = capture.document.reference_anchor
     short = short_gaps([has_pose(frame, reference) for frame in capture.frames])
+    for frame, inspection, in_short_gap in zip(capture.frames, inspections, short, strict=True):
+        if frame.anchor is not None and frame.anchor.id != reference:
+            inspection.unusable.append("shows the object turned over; only its first pass is used so far")
+        elif not in_short_gap:  # the frames round it may stand in for its pose: see compensate_poses
+            inspection.unusable += pose_reasons(frame, reference)
+        if frame.intrinsics and (reason := intrinsics_fault(frame.intrinsics, frame.width, frame.height)):
+            inspection.unusable.append(reason)
+    _leave_out_copies(capture, inspections)
+    return inspections
+
+
+def _leave_out_copies(capture: Capture, inspections: Sequence[Inspection]) -> None:
     sha256 = {file.name: file.sha256 for file in capture.document.files}
     first_with: dict[str, FrameRecord] = {}
-    for frame, inspection, in_short_gap in zip(capture.frames, inspections, short, strict=True):
-        if not in_short_gap:  # the frames round it may stand in for its pose: see compensate_poses
-            inspection.unusable += pose_reasons(frame, reference)
-        if reason := intrinsics_fault(frame.intrinsics, frame.width, frame.height):
-            inspection.unusable.append(reason)
+    for frame, inspection in zip(capture.frames, inspections, strict=True):
         if (first := first_with.setdefault(sha256[frame.file], frame)) is not frame:
             inspection.unusable.append(f"{frame.file} is the same image as frame {first.i}'s")
-    return inspections
 
 
 def pose_reasons(frame: FrameRecord, reference_anchor: str | None) -> Iterator[str]:
@@ -138,6 +148,8 @@ def intrinsics_fault(intrinsics: Intrinsics, width: int, height: int) -> str | N
 def _capture_warnings(capture: Capture) -> Iterator[str]:
     if repeated := sum(before.t == frame.t for before, frame in pairwise(capture.frames)):
         yield f"frames with the same time as the frame before them: {repeated}; the recorder should stamp each"
+    if capture.is_plain_photos:
+        yield "plain photos without camera poses: the poses are found from what the photos show"
     if not capture.document.scale.metric:
         yield "the capture has no metric scale: the model's size will not be in true metres"
 

@@ -1,32 +1,81 @@
-/** The emulated phone's surroundings: a chequered floor, a textured box on it, and markers at known places. */
+/** The emulated phone's surroundings: a concrete floor, a cast part on it, and markers at known places. */
 import { mat4 } from 'gl-matrix';
 
 type Vec3 = readonly [number, number, number];
 
-/** Balls of 2 cm at places (metres, floor at y = 0) and in colours that nothing else has. */
+/** Balls of 4 cm at places (metres, floor at y = 0) and in colours that nothing else has. */
 export const MARKERS: readonly { readonly at: Vec3; readonly color: Vec3 }[] = [
-  { at: [0, 0.36, 0], color: [1, 0, 0] },
-  { at: [0.2, 0.08, 0.16], color: [0, 1, 0] },
-  { at: [-0.2, 0.12, 0.12], color: [0, 0, 1] },
-  { at: [0.05, 0.2, -0.22], color: [1, 0, 1] },
+  { at: [-0.045, 0.26, 0], color: [1, 0, 0] },
+  { at: [0.19, 0.02, 0.15], color: [0, 1, 0] },
+  { at: [-0.19, 0.02, 0.14], color: [0, 0, 1] },
+  { at: [0.03, 0.02, -0.2], color: [1, 0, 1] },
 ];
-const MARKER_SIZE = 0.02;
+const MARKER_RADIUS = 0.02;
 
 const VERTEX = `#version 300 es
 in vec3 position, normal; uniform mat4 clipFromWorld; uniform vec3 offset, scale; out vec3 world, n;
 void main() { world = position * scale + offset; n = normal; gl_Position = clipFromWorld * vec4(world, 1.); }`;
 const FRAGMENT = `#version 300 es
-precision highp float; in vec3 world, n; uniform vec3 color; uniform int kind; uniform float light; out vec4 pixel;
-float noise(vec2 p) { return fract(sin(dot(floor(p), vec2(12.9898, 78.233))) * 43758.5453); }
+precision highp float; in vec3 world, n; uniform vec3 color; uniform int kind; uniform float light; uniform sampler2D grain;
+out vec4 pixel;
 void main() {
   vec3 c = color;
-  if (kind == 1) c = mix(vec3(.3), vec3(.75), mod(floor(world.x * 10.) + floor(world.z * 10.), 2.)) * (.8 + .2 * noise(world.xz * 60.));
+  vec2 face = abs(n.y) > .6 ? world.xz : abs(n.x) > .6 ? world.zy : world.xy;
+  if (kind == 1) {
+    float joint = smoothstep(.0, .012, min(abs(fract(world.x / .6 + .31) - .5), abs(fract(world.z / .6 + .17) - .5)));
+    float shade = smoothstep(.0, .16, length(max(abs(world.xz) - vec2(.11, .08), 0.)));
+    c = (.42 + .3 * texture(grain, face).r) * vec3(1., .98, .95) * mix(.75, 1., joint) * mix(.55, 1., shade);
+  }
   if (kind == 2) {
-    vec2 face = abs(n.y) > .5 ? world.xz : abs(n.x) > .5 ? world.yz : world.xy;
-    c = mix(vec3(.55, .35, .2), vec3(.85, .75, .5), noise(face * 45.)) * (.75 + .25 * max(0., dot(n, normalize(vec3(.4, .8, .3)))));
+    float sun = .45 + .55 * max(0., dot(normalize(n), normalize(vec3(.4, .8, .3))));
+    c = color * (.35 + .9 * texture(grain, 2.3 * face).r) * sun;
   }
   pixel = vec4(c * light, 1.);
 }`;
+const GRAIN = 512; // pixels of the square that is repeated over a metre
+
+/** Blobs of three sizes, so that there is something to see from every distance. */
+function grainPixels(): Uint8Array {
+  let state = 1;
+  const random = (): number => (state = (state * 16807) % 2147483647) / 2147483647; // Park and Miller 1988
+  const sum = new Float32Array(GRAIN * GRAIN);
+  for (const [cells, weight] of [
+    [28, 0.5],
+    [76, 0.3],
+    [171, 0.2],
+  ] as const) {
+    const values = Float32Array.from({ length: cells * cells }, random);
+    const at = (x: number, y: number): number => values[(y % cells) * cells + (x % cells)]!;
+    for (let i = 0; i < sum.length; i++) {
+      const [x, y] = [((i % GRAIN) * cells) / GRAIN, (Math.floor(i / GRAIN) * cells) / GRAIN];
+      const [column, row] = [Math.floor(x), Math.floor(y)];
+      const [u, v] = [x - column, y - row];
+      const upper = at(column, row) * (1 - u) + at(column + 1, row) * u;
+      sum[i]! += weight * (upper * (1 - v) + (at(column, row + 1) * (1 - u) + at(column + 1, row + 1) * u) * v);
+    }
+  }
+  return Uint8Array.from(sum, (value) => 255 * value);
+}
+
+/** The part: a cast base with a turned tower, a shaft and four bolts. Cylinders lie along an axis. */
+const PART: readonly {
+  readonly along: 'box' | 'x' | 'y';
+  readonly at: Vec3;
+  readonly size: Vec3;
+  readonly color: Vec3;
+}[] = [
+  { along: 'box', at: [0, 0.06, 0], size: [0.22, 0.12, 0.16], color: [0.86, 0.42, 0.12] },
+  { along: 'y', at: [-0.045, 0.18, 0], size: [0.11, 0.12, 0.11], color: [0.9, 0.5, 0.15] },
+  { along: 'x', at: [0.13, 0.06, 0], size: [0.05, 0.07, 0.07], color: [0.75, 0.72, 0.66] },
+  ...[-0.085, 0.085].flatMap((x) =>
+    [-0.058, 0.058].map((z) => ({
+      along: 'y' as const,
+      at: [x, 0.125, z] as const,
+      size: [0.026, 0.016, 0.026] as const,
+      color: [0.7, 0.72, 0.75] as const,
+    })),
+  ),
+];
 
 interface Shape {
   readonly vertices: WebGLVertexArrayObject;
@@ -37,12 +86,14 @@ export class Scene {
   /** 1 in good light. */
   light = 1;
   private readonly program: WebGLProgram;
-  private readonly cube: Shape;
+  private readonly grain: WebGLTexture;
+  private readonly shapes: Record<'box' | 'x' | 'y', Shape>;
   private readonly ball: Shape;
   private target: { framebuffer: WebGLFramebuffer; texture: WebGLTexture; width: number; height: number } | null = null;
 
   constructor(private readonly gl: WebGL2RenderingContext) {
     this.program = gl.createProgram();
+    this.grain = gl.createTexture();
     for (const [type, source] of [
       [gl.VERTEX_SHADER, VERTEX],
       [gl.FRAGMENT_SHADER, FRAGMENT],
@@ -55,7 +106,15 @@ export class Scene {
     gl.bindAttribLocation(this.program, 0, 'position');
     gl.bindAttribLocation(this.program, 1, 'normal');
     gl.linkProgram(this.program);
-    this.cube = this.shape(cubeVertices());
+    gl.bindTexture(gl.TEXTURE_2D, this.grain);
+    gl.texImage2D(gl.TEXTURE_2D, 0, gl.R8, GRAIN, GRAIN, 0, gl.RED, gl.UNSIGNED_BYTE, grainPixels());
+    gl.generateMipmap(gl.TEXTURE_2D);
+    gl.bindTexture(gl.TEXTURE_2D, null);
+    this.shapes = {
+      box: this.shape(cubeVertices()),
+      x: this.shape(cylinderVertices(0)),
+      y: this.shape(cylinderVertices(1)),
+    };
     this.ball = this.shape(ballVertices());
   }
 
@@ -68,12 +127,15 @@ export class Scene {
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
     gl.enable(gl.DEPTH_TEST);
     gl.useProgram(this.program);
+    gl.bindTexture(gl.TEXTURE_2D, this.grain);
     gl.uniformMatrix4fv(this.uniform('clipFromWorld'), false, clipFromWorld);
     gl.uniform1f(this.uniform('light'), this.light);
-    this.put(this.cube, 1, [0, -0.01, 0], [4, 0.02, 4], [0, 0, 0]);
-    this.put(this.cube, 2, [0, 0.13, 0], [0.22, 0.26, 0.18], [0, 0, 0]);
-    for (const { at, color } of MARKERS) this.put(this.ball, 0, at, [MARKER_SIZE, MARKER_SIZE, MARKER_SIZE], color);
+    this.put(this.shapes.box, 1, [0, -0.01, 0], [6, 0.02, 6], [0, 0, 0]);
+    for (const { along, at, size, color } of PART) this.put(this.shapes[along], 2, at, size, color);
+    for (const { at, color } of MARKERS)
+      this.put(this.ball, 0, at, [MARKER_RADIUS, MARKER_RADIUS, MARKER_RADIUS], color);
     gl.bindVertexArray(null);
+    gl.bindTexture(gl.TEXTURE_2D, null);
     gl.disable(gl.DEPTH_TEST);
   }
 
@@ -155,6 +217,29 @@ function cubeVertices(): number[] {
         position[(axis + 2) % 3] = v / 2;
         normal[axis] = side;
         vertices.push(...position, ...normal);
+      }
+    }
+  }
+  return vertices;
+}
+
+/** A cylinder of unit height and diameter along an axis, as the cube. */
+function cylinderVertices(axis: 0 | 1): number[] {
+  const vertices: number[] = [];
+  const turned = (along: number, a: number, b: number): number[] => (axis === 0 ? [along, a, b] : [b, along, a]);
+  const segments = 48;
+  for (let i = 0; i < segments; i++) {
+    const [from, to] = [i, i + 1].map((step) => (2 * Math.PI * step) / segments) as [number, number];
+    const rim = (angle: number): [number, number] => [Math.cos(angle) / 2, Math.sin(angle) / 2];
+    const wall = (angle: number, side: number): number[] => [
+      ...turned(side, ...rim(angle)),
+      ...turned(0, Math.cos(angle), Math.sin(angle)),
+    ];
+    vertices.push(...wall(from, -0.5), ...wall(to, -0.5), ...wall(to, 0.5));
+    vertices.push(...wall(from, -0.5), ...wall(to, 0.5), ...wall(from, 0.5));
+    for (const side of [-0.5, 0.5]) {
+      for (const place of [[0, 0] as [number, number], rim(from), rim(to)]) {
+        vertices.push(...turned(side, ...place), ...turned(2 * side, 0, 0));
       }
     }
   }

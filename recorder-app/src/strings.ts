@@ -43,6 +43,18 @@ export const TEXT = {
     most: 'That is the most one capture can hold. Finish now.',
     ended: 'AR was ended. Every photo so far is safe.',
   },
+  photos: {
+    offer: 'Take plain photos instead',
+    why: 'The pipeline finds out where plain photos were taken from. It takes longer, and the model has no true size.',
+    hint: 'Walk round the part, a photo every step, each with most of the last one in it. Put a newspaper under the part: it helps.',
+    take: 'Take photo',
+    choose: 'Choose photos from this phone',
+    finish: 'Finish',
+    count: (count: number) => `${count} ${count === 1 ? 'photo' : 'photos'}`,
+    noCamera: 'The browser gives this page no camera. Allow it in the site settings, or choose photos.',
+    unreadable: (name: string) => `${name} is not a photo that this browser can read.`,
+    defaultName: 'Photos',
+  },
   rings: ['from the side', 'from higher', 'from above'],
   review: {
     name: 'Name',
@@ -58,13 +70,19 @@ export const TEXT = {
     unpaired: 'Scan the QR code that Airflow shows to upload this capture. It stays on the phone until then.',
     run: 'The server has it. Its model appears in Airflow, run',
     verdict: { good: 'Good coverage', fair: 'Usable, but it could be better', bad: 'Not enough for a model' },
+    plainVerdict: {
+      good: 'Enough photos, if they go all the way round',
+      fair: 'Usable, but it could be better',
+      bad: 'Not enough for a model',
+    },
   },
   upload: {
     progress: (sent: number, all: number) => `${sent} of ${all} files sent`,
     waiting: (why: string) => `waiting: ${why}`,
     pairing: 'The pairing has ended. Scan a new QR code; the capture is safe on this phone.',
   },
-  defaultName: (when: Date) => `Part, ${when.toLocaleDateString('en-GB')} ${when.toTimeString().slice(0, 5)}`,
+  defaultName: (when: Date, what = 'Part') =>
+    `${what}, ${when.toLocaleDateString('en-GB')} ${when.toTimeString().slice(0, 5)}`,
   megabytes: (bytes: number) => `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`,
   views: (filled: number, target: number) => `${filled} of ${target} views`,
 } as const;

@@ -217,9 +217,9 @@ class FrameRecord(Record):
     t: float = Field(ge=0)  # when the image was taken, seconds since the first frame
     width: int = Field(gt=0)
     height: int = Field(gt=0)
-    intrinsics: Intrinsics
-    pose_world: Pose  # camera to the tracker's world frame of that moment
-    anchor: TrackedAnchor | None = None  # the reference anchor
+    intrinsics: Intrinsics | None = None  # 1.1: unknown in plain photos only
+    pose_world: Pose | None = None  # camera to the tracker's world frame of that moment; 1.1: unknown in plain photos
+    anchor: TrackedAnchor | None = None  # the reference anchor; 1.1: the object's other one once it was turned over
     support: list[TrackedAnchor] | None = Field(None, exclude_if=_absent)  # 1.1: other anchors, in the same world frame
     # 1.1: of this frame's lens, where it is not the one that capture.json states
     distortion: Distortion | None = Field(None, exclude_if=_absent)

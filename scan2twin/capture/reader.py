@@ -65,6 +65,11 @@ class Capture:
         name = f"{folder}/{PurePosixPath(frame.file).stem}.png"
         return self.root / name if any(file.name == name for file in self.document.files) else None
 
+    @property
+    def is_plain_photos(self) -> bool:
+        """Whether nothing tracked the camera: no frame has a pose."""
+        return all(frame.pose_world is None for frame in self.frames)
+
 
 def read_capture(folder: Path) -> Capture:
     """Read capture.json and frames.jsonl of the bundle in `folder` and check them against the format.
@@ -163,6 +168,8 @@ def keys_of_1_1(header: CaptureHeader, frames: Sequence[FrameRecord]) -> list[st
     used = {
         "`support`": any(frame.support is not None for frame in frames),
         "`pose_t`": any(frame.pose_t is not None for frame in frames),
+        "frames without `pose_world` and `intrinsics`": any(frame.pose_world is None for frame in frames),
+        "a second anchor of the object": bool(_anchors_of_other_passes(header)),
         "`distortion` of a frame": any(frame.distortion is not None for frame in frames),
         "the lens model of `camera.distortion`": lens is not None and lens.model != "opencv",
         "images/*.heic": any(frame.file.endswith(".heic") for frame in frames),
@@ -170,14 +177,28 @@ def keys_of_1_1(header: CaptureHeader, frames: Sequence[FrameRecord]) -> list[st
     return [name for name, is_used in used.items() if is_used]
 
 
+def _anchors_of_other_passes(header: CaptureHeader) -> set[str]:
+    """Return the anchors that the object had after it was turned over."""
+    return {anchor.id for anchor in header.anchors if anchor.role == "object"} - {header.reference_anchor}
+
+
 def _frame_faults(document: CaptureDocument, frames: Sequence[FrameRecord], listed: set[str]) -> Iterator[str]:
+    tracked = any(frame.pose_world is not None for frame in frames)
+    passes = _anchors_of_other_passes(document)
     for stem in _repeated(PurePosixPath(frame.file).stem for frame in frames):
         yield f"{FRAMES_FILE}: images/{stem}.* is the image of more than one frame; give each frame its own"
     for line, frame in enumerate(frames, 1):
         where = f"{FRAMES_FILE}: line {line}:"
         if frame.file not in listed:
             yield f"{where} file: {frame.file} is not in the list of {CAPTURE_FILE}; add it"
-        if frame.anchor is not None and frame.anchor.id != document.reference_anchor:
+        if tracked and (frame.pose_world is None or frame.intrinsics is None):
+            yield (
+                f"{where} pose_world, intrinsics: unknown, though other frames have them; either every frame has both, "
+                "or all are plain photos without"
+            )
+        if frame.pose_world is None and (frame.intrinsics is not None or frame.anchor is not None or frame.support):
+            yield f"{where} pose_world: unknown, but intrinsics or anchors are given; leave all of them out"
+        if frame.anchor is not None and frame.anchor.id not in {document.reference_anchor, *passes}:
             yield (
                 f"{where} anchor.id: is {quoted(frame.anchor.id)}, but the reference anchor is "
                 f"{document.reference_anchor!r}; each frame carries the reference anchor's pose"

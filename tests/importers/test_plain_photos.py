@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import cv2
@@ -10,9 +11,16 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from preprocessing.compensate_poses import compensate
+from scan2twin.capture.models import App, CaptureHeader, Device, FrameRecord, Scale
 from scan2twin.capture.reader import check_bundle, read_capture
+from scan2twin.capture.writer import write_capture
+from scan2twin.config import ConditionConfig, ValidateConfig
 from scan2twin.errors import CaptureError
+from scan2twin.frames import ConditionedFrames
 from scan2twin.importers import import_scan
+from scan2twin.progress import LogProgress
+from scan2twin.stages import CAPTURE, StageInputs, stage_named
 
 SIZE = (480, 360)
 FOCAL = 450.0
@@ -178,3 +186,37 @@ def test_photos_of_nothing_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CaptureError, match=r"0\.jpg: not a readable photo"):
         import_scan(tmp_path / "photos", tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
+
+
+def plain_capture(photos: Path, folder: Path) -> Path:
+    """Write photos as a recorder without AR does: nothing is known of their cameras."""
+    (folder / "images").mkdir(parents=True)
+    records = []
+    for i, photo in enumerate(sorted(photos.iterdir())):
+        name = f"images/{i:06d}.jpg"
+        shutil.copy(photo, folder / name)
+        records.append(FrameRecord(i=i, file=name, t=float(i), width=SIZE[0], height=SIZE[1], tracking="lost"))
+    header = CaptureHeader(
+        capture_id="plain-photos", name="Plain", recorded_at=datetime(2026, 11, 20, tzinfo=UTC),
+        app=App(name="tests", version="1"), device=Device(model="none", platform="browser", tracker="none"),
+        scale=Scale(metric=False, source="none"),
+    )  # fmt: skip
+    assert write_capture(folder, header, records).version == "1.1"
+    return folder
+
+
+def test_a_capture_of_plain_photos_gets_its_cameras_in_condition(photos: Path, tmp_path: Path) -> None:
+    inputs = {CAPTURE: plain_capture(photos, tmp_path / "capture")}
+    for stage, config in (("validate", ValidateConfig()), ("condition", ConditionConfig(min_spacing=0))):
+        inputs[stage] = tmp_path / stage
+        inputs[stage].mkdir()
+        result = stage_named(stage).load()(StageInputs(inputs), inputs[stage], config, LogProgress())
+        if stage == "validate":
+            assert any("the poses are found" in warning for warning in result.warnings)
+    conditioned = ConditionedFrames.read(tmp_path / "condition/cameras.json")
+    assert len(conditioned.frames) == 8
+    compensated = compensate(conditioned, smooth=True)
+    truth = cameras(8)[:, :3, 3]
+    # Up to a similarity: the distances between cameras have one ratio to the true ones.
+    ratio = [np.linalg.norm(np.diff(places, axis=0), axis=1) for places in (compensated.position, truth)]
+    np.testing.assert_allclose(ratio[0] / ratio[1], np.median(ratio[0] / ratio[1]), rtol=0.02)

@@ -8,6 +8,7 @@ import uvicorn
 from ingest_server import KEY, Server, signed_in
 
 from plugins.api import Host, create_app
+from plugins.gallery import Run
 from plugins.uploads import Uploads
 from plugins.views import ViewHost
 from scan2twin.s3server import EmbeddedS3
@@ -26,6 +27,7 @@ def server(s3_server: EmbeddedS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
         monkeypatch.setenv(name, value)
     store = S3Store(s3_server.uri)
     started: list[tuple[str, str]] = []
+    runs: dict[str, Run] = {}
 
     def start_run(capture_id: str, user: str) -> str:
         started.append((capture_id, user))
@@ -37,8 +39,9 @@ def server(s3_server: EmbeddedS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
             public_url=lambda: None,
         ),
         ViewHost(
-            reader=signed_in, store=lambda: store,
-            capture_of_run=lambda run_id: run_id.removeprefix("run/") if run_id.startswith("run/") else None,
+            reader=signed_in, store=lambda: store, run=runs.get, review_path=lambda run_id: f"/review/{run_id}",
+            latest_runs=lambda: {run.capture_id: run for run in runs.values()},
+            stage_output=lambda _, run, stage: f"out/{run.capture_id}/{stage}" if run.state == "success" else None,
         ),
     )  # fmt: skip
     running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
@@ -48,6 +51,6 @@ def server(s3_server: EmbeddedS3, monkeypatch: pytest.MonkeyPatch) -> Iterator[S
         assert thread.is_alive()
         threading.Event().wait(0.02)
     port = running.servers[0].sockets[0].getsockname()[1]
-    yield Server(f"http://127.0.0.1:{port}", app, store, started)
+    yield Server(f"http://127.0.0.1:{port}", app, store, started, runs)
     running.should_exit = True
     thread.join()

@@ -12,6 +12,7 @@ import urllib3
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import HTTPBasic, HTTPBasicCredentials
 
+from plugins.gallery import Run
 from plugins.tokens import signing_key
 from scan2twin.store.s3 import S3Store
 
@@ -35,6 +36,7 @@ class Server:
     app: FastAPI
     store: S3Store
     started: list[tuple[str, str]] = field(default_factory=list)  # capture, user
+    runs: dict[str, Run] = field(default_factory=dict)  # what the pages are told of the DAG's runs
 
     def call(
         self, method: str, path: str, body: Any = None, *, token: str = "", user: str = "", root: str = "/api"

@@ -1,6 +1,7 @@
 """The validate stage on right and wrong captures: each fault has its own message, and none is a crash."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,27 @@ def test_without_a_reference_anchor_frames_need_none(make_capture, tmp_path):
     frames = [frame.model_copy(update={"anchor": None}) for frame in read_capture(folder).frames]
     rewrite(folder, frames, reference_anchor=None)
     assert validate(folder, tmp_path)[1].unusable == []
+
+
+def test_frames_of_the_object_turned_over_are_left_out_and_named(make_capture, tmp_path):
+    folder = make_capture(frames=12)
+    first = read_capture(folder).document.anchors[0]
+    rewrite(folder, anchors=[first, first.model_copy(update={"id": "turned"})])
+    change_frame(folder, 11, anchor=TrackedAnchor(id="turned", tracked=True, p=first.pose_last.p, q=first.pose_last.q))
+    result, validation = validate(folder, tmp_path)
+    assert validation.usable == list(range(11))
+    assert result.warnings == ["frame 11 is left out: shows the object turned over; only its first pass is used so far"]
+
+
+def test_plain_photos_need_no_poses_but_must_differ(make_capture, tmp_path):
+    folder = make_capture(frames=10)
+    shutil.copy(folder / "images/000000.jpg", folder / "images/000009.jpg")
+    unknown = {"pose_world": None, "intrinsics": None, "anchor": None, "tracking": "lost"}
+    frames = [frame.model_copy(update=unknown) for frame in read_capture(folder).frames]
+    rewrite(folder, frames, reference_anchor=None, anchors=[])
+    result, validation = validate(folder, tmp_path)
+    assert validation.usable == list(range(9))
+    assert any("the same image" in warning for warning in result.warnings)
 
 
 def test_black_and_repeated_images_are_left_out_and_named(make_capture, tmp_path):

@@ -23,8 +23,9 @@ export interface FrameRecord {
   readonly t: number;
   readonly width: number;
   readonly height: number;
-  readonly intrinsics: Intrinsics;
-  readonly pose_world: Pose;
+  /** Unknown (null) in plain photos, as is the pose. */
+  readonly intrinsics: Intrinsics | null;
+  readonly pose_world: Pose | null;
   readonly anchor: TrackedAnchor | null;
   readonly support?: readonly TrackedAnchor[];
   readonly tracking: Tracking;
@@ -68,7 +69,8 @@ export type CaptureDocument = ReturnType<typeof captureDocument>;
 
 /** capture.json. `files` are all files of the bundle but this one. */
 export function captureDocument(header: CaptureHeader, frames: readonly FrameRecord[], files: readonly BundleFile[]) {
-  const version: '1.0' | '1.1' = frames.some((frame) => frame.support !== undefined) ? '1.1' : '1.0';
+  const isNewer = frames.some((frame) => frame.support !== undefined || frame.pose_world === null);
+  const version: '1.0' | '1.1' = isNewer ? '1.1' : '1.0';
   return {
     schema: 'scan2twin.capture',
     version,

@@ -2,7 +2,11 @@
 const STEP = 4;
 
 /** Mean luma (0..255) and sharpness (variance of the Laplacian of the luma) of RGBA pixels, rows in any order. */
-export function measure(rgba: Uint8Array, width: number, height: number): { luma: number; sharpness: number } {
+export function measure(
+  rgba: Uint8Array | Uint8ClampedArray,
+  width: number,
+  height: number,
+): { luma: number; sharpness: number } {
   const columns = Math.floor(width / STEP);
   const rows = Math.floor(height / STEP);
   const luma = new Float32Array(columns * rows);

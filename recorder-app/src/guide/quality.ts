@@ -18,6 +18,13 @@ export interface Quality {
 }
 export type Finding = 'too-few' | 'one-side' | 'gap' | 'one-height' | 'few-views';
 
+/** Judge plain photos: where they were taken from is not known before the pipeline has looked at them. */
+export function assessPhotos(count: number): Quality {
+  const findings: Finding[] = count < MIN_FRAMES ? ['too-few'] : count < GOOD_VIEWS ? ['few-views'] : [];
+  const verdict = count < MIN_FRAMES ? 'bad' : count < GOOD_VIEWS ? 'fair' : 'good';
+  return { verdict, views: count, largestGapDeg: Number.NaN, elevationSpreadDeg: Number.NaN, findings };
+}
+
 /** Judge a capture by its cameras' offsets from the object's centre, in the anchor's frame. */
 export function assess(offsets: readonly Vec3[]): Quality {
   const directions = offsets.map(directionOf);

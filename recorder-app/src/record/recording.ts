@@ -47,7 +47,8 @@ export class Recording {
   private readonly sharpness: number[] = [];
   private lastShot: Moment | null = null;
   private before: { readonly frame: ArFrame; readonly camera: Pose } | null = null;
-  private imageWarning: { readonly warning: Warning; readonly until: number } | null = null;
+  /** What was wrong with the last image; it is shown from the frame after it is known on. */
+  private imageWarning: { readonly warning: Warning; until: number | null } | null = null;
   private manual = false;
 
   constructor(
@@ -91,7 +92,10 @@ export class Recording {
     const camera = usable ? relativeTo(anchor, frame.camera) : null;
     const motion = this.follow(frame, camera);
     const warnings = poseWarnings(usable ? frame.tracking : 'lost', camera, frame.view, this.box, motion);
-    if (this.imageWarning !== null && frame.time < this.imageWarning.until) warnings.push(this.imageWarning.warning);
+    if (this.imageWarning !== null) {
+      this.imageWarning.until ??= frame.time + STICKY_S;
+      if (frame.time < this.imageWarning.until) warnings.push(this.imageWarning.warning);
+    }
     if (camera === null || this.paused || this.stopped || this.inWork.size >= MAX_IN_WORK) return warnings;
     const now: Moment = { offset: subtract(camera.p, this.box.center), time: frame.time };
     const good = !blocksShutter(poseWarnings(frame.tracking, camera, frame.view, this.box, motion));
@@ -158,7 +162,7 @@ export class Recording {
     try {
       const image = await this.encode(await frame.readImage(), frame.view.width, frame.view.height);
       const [warning] = imageWarnings(image.luma, image.sharpness, this.sharpness);
-      if (warning !== undefined) this.imageWarning = { warning, until: frame.time + STICKY_S };
+      if (warning !== undefined) this.imageWarning = { warning, until: null };
       if (warning !== undefined && !manual) return false;
       await this.database.addFrame(this.id, record(image), image.jpeg, image.thumbnail);
       this.sharpness.push(image.sharpness);
@@ -179,10 +183,11 @@ export class Recording {
   }
 }
 
-/** The cameras' offsets from the object's centre, for the quality summary and the dome. */
+/** The cameras' offsets from the object's centre, for the quality summary; none of plain photos. */
 export function offsetsOf(records: readonly FrameRecord[], box: Box | null): Vec3[] {
   const center = box?.center ?? ([0, 0, 0] as const);
-  return records.map(({ anchor, pose_world }) =>
-    subtract(anchor === null ? pose_world.p : relativeTo(anchor, pose_world).p, center),
-  );
+  return records.flatMap(({ anchor, pose_world }) => {
+    if (pose_world === null) return [];
+    return [subtract(anchor === null ? pose_world.p : relativeTo(anchor, pose_world).p, center)];
+  });
 }

@@ -4,6 +4,7 @@ import type { StoredCapture } from '../storage/database';
 import { TEXT } from '../strings';
 import { whyNoAr } from '../xr/session';
 import type { App, Screen } from './app';
+import { photosScreen } from './photos';
 import { recordScreen } from './record';
 import { reviewScreen } from './review';
 import { uploadText } from './upload-text';
@@ -18,6 +19,9 @@ export const homeScreen: Screen = async (app) => {
     reason === null
       ? button(TEXT.record, () => app.show(recordScreen), 'primary')
       : el('p', { className: 'note bad', role: 'alert' }, TEXT.noAr[reason]),
+    ...(reason === null || reason === 'insecure'
+      ? []
+      : [el('p', {}, TEXT.photos.why), button(TEXT.photos.offer, () => app.show(photosScreen), 'primary')]),
     list,
   );
   const refresh = async (): Promise<void> => {

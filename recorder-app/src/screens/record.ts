@@ -105,7 +105,7 @@ class RecordScreen {
   private async begin(): Promise<void> {
     const recording = new Recording(
       this.app.database,
-      (pixels, width, height) => this.encoder.encode(pixels, width, height),
+      (pixels, width, height) => this.encoder.encode({ pixels, width, height }),
       this.box,
       {
         onKept: () => this.signal(),

@@ -1,6 +1,7 @@
 /** One capture: its photos, what the pipeline will think of it, and where it goes. */
 import { button, el, picture } from '../dom';
-import { assess } from '../guide/quality';
+import { assess, assessPhotos } from '../guide/quality';
+import { NO_TRACKER } from '../record/photos';
 import { offsetsOf } from '../record/recording';
 import type { CaptureState, StoredCapture, StoredFrame } from '../storage/database';
 import { exportZip } from '../storage/zip';
@@ -59,16 +60,13 @@ async function fill(app: App, id: string, status: HTMLElement): Promise<CaptureS
 }
 
 function quality({ header }: StoredCapture, frames: readonly StoredFrame[]): HTMLElement {
-  const { verdict, findings } = assess(
-    offsetsOf(
-      frames.map((frame) => frame.record),
-      header.object,
-    ),
-  );
+  const records = frames.map((frame) => frame.record);
+  const isPlain = header.device.tracker === NO_TRACKER;
+  const { verdict, findings } = isPlain ? assessPhotos(frames.length) : assess(offsetsOf(records, header.object));
   return el(
     'section',
     { className: `quality ${verdict}` },
-    el('strong', {}, TEXT.review.verdict[verdict]),
+    el('strong', {}, (isPlain ? TEXT.review.plainVerdict : TEXT.review.verdict)[verdict]),
     el('ul', {}, ...findings.map((finding) => el('li', {}, FINDINGS[finding]))),
   );
 }

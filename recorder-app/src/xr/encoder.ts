@@ -1,4 +1,4 @@
-import type { Encoded, EncodeRequest } from './encoder.worker';
+import type { Encoded, EncodeRequest, RawImage } from './encoder.worker';
 
 /** The encoding worker as a function. */
 export class Encoder {
@@ -13,12 +13,12 @@ export class Encoder {
     };
   }
 
-  /** Measure and encode RGBA pixels (bottom row first); they are handed over and gone after this. */
-  encode(pixels: Uint8Array<ArrayBuffer>, width: number, height: number): Promise<Encoded> {
-    const request: EncodeRequest = { id: this.next++, pixels, width, height };
+  /** Measure and encode an image; it is handed over and gone after this. */
+  encode(image: RawImage | ImageBitmap): Promise<Encoded> {
+    const request: EncodeRequest = { id: this.next++, image };
     return new Promise((resolve) => {
       this.waiting.set(request.id, resolve);
-      this.worker.postMessage(request, [pixels.buffer]);
+      this.worker.postMessage(request, [image instanceof ImageBitmap ? image : image.pixels.buffer]);
     });
   }
 

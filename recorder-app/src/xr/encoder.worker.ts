@@ -1,33 +1,44 @@
-/** Measures and encodes camera images off the main thread. */
+/** Measures and encodes images off the main thread: raw pixels of AR's camera, and photos as the browser decodes them. */
 import { flipRows, measure } from '../capture/pixels';
 
 const QUALITY = 0.92; // under 2.5 MB at 12 MP, and no artefacts that features stick to
 const THUMBNAIL_QUALITY = 0.7;
 const THUMBNAIL_WIDTH = 160;
 
-export interface EncodeRequest {
-  readonly id: number;
+export interface RawImage {
   readonly pixels: Uint8Array<ArrayBuffer>; // RGBA, bottom row first
   readonly width: number;
   readonly height: number;
 }
 
+export interface EncodeRequest {
+  readonly id: number;
+  readonly image: RawImage | ImageBitmap;
+}
+
 export interface Encoded {
   readonly id: number;
+  readonly width: number;
+  readonly height: number;
   readonly jpeg: Uint8Array<ArrayBuffer>;
   readonly thumbnail: Uint8Array<ArrayBuffer>;
   readonly luma: number;
   readonly sharpness: number;
 }
 
-self.onmessage = async ({ data: { id, pixels, width, height } }: MessageEvent<EncodeRequest>) => {
-  const measured = measure(pixels, width, height);
+self.onmessage = async ({ data: { id, image: given } }: MessageEvent<EncodeRequest>) => {
+  const { width, height } = given;
   const image = new OffscreenCanvas(width, height);
-  image.getContext('2d')!.putImageData(new ImageData(flipRows(pixels, width, height), width, height), 0, 0);
+  const drawing = image.getContext('2d')!;
+  if (given instanceof ImageBitmap) drawing.drawImage(given, 0, 0);
+  else drawing.putImageData(new ImageData(flipRows(given.pixels, width, height), width, height), 0, 0);
+  const pixels = given instanceof ImageBitmap ? drawing.getImageData(0, 0, width, height).data : given.pixels;
+  if (given instanceof ImageBitmap) given.close();
+  const measured = measure(pixels, width, height);
   const small = new OffscreenCanvas(THUMBNAIL_WIDTH, Math.round((THUMBNAIL_WIDTH * height) / width));
   small.getContext('2d')!.drawImage(image, 0, 0, small.width, small.height);
   const [jpeg, thumbnail] = await Promise.all([bytes(image, QUALITY), bytes(small, THUMBNAIL_QUALITY)]);
-  const answer: Encoded = { id, jpeg, thumbnail, ...measured };
+  const answer: Encoded = { id, width, height, jpeg, thumbnail, ...measured };
   self.postMessage(answer, { transfer: [jpeg.buffer, thumbnail.buffer] });
 };
 

@@ -1,0 +1,153 @@
+/**
+ * What goes wrong while a phone stores and uploads: `tsx e2e/faults.ts SERVER PHOTOS`, where SERVER is the ingest API's
+ * address and PHOTOS a folder with photos. Pairs as the operator `ann`. Prints what it saw as JSON.
+ */
+import { readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import type { BrowserContext, Page } from 'playwright-core';
+import { launch, PHONE, photosKept } from './browser';
+
+const [server, folder] = process.argv.slice(2) as [string, string];
+const FILES = readdirSync(folder).map((name) => join(folder, name));
+const AUTHORIZATION = `Basic ${Buffer.from('ann:right').toString('base64')}`;
+const DONE = 'The server has it';
+
+async function operator(method: string, path: string): Promise<{ id: string; link: string }> {
+  const answer = await fetch(`${server}/api/pairings${path}`, {
+    method,
+    headers: { Authorization: AUTHORIZATION, 'Content-Type': 'application/json' },
+    ...(method === 'POST' ? { body: '{}' } : {}),
+  });
+  return (answer.status === 204 ? {} : await answer.json()) as { id: string; link: string };
+}
+
+const browser = await launch();
+
+/** A phone of its own with one capture, and how often the store took each file. */
+async function phone(): Promise<{ context: BrowserContext; page: Page; sent: Map<string, number>; pairing: string }> {
+  const context = await browser.newContext(PHONE);
+  context.setDefaultTimeout(150_000);
+  const sent = new Map<string, number>();
+  context.on('response', (answer) => {
+    if (answer.request().method() !== 'PUT' || !answer.ok()) return;
+    const name = new URL(answer.url()).pathname.split('/').at(-1)!;
+    sent.set(name, (sent.get(name) ?? 0) + 1);
+  });
+  const { id, link } = await operator('POST', '');
+  const page = await context.newPage();
+  await page.goto(link);
+  await page.getByRole('button', { name: 'Take plain photos instead' }).click();
+  await page.locator('input[type=file]').setInputFiles(FILES);
+  await page.getByText(`${FILES.length} photos`).waitFor();
+  await page.getByRole('button', { name: 'Finish' }).click();
+  await page.getByRole('button', { name: 'Upload' }).waitFor();
+  return { context, page, sent, pairing: id };
+}
+
+async function until(ready: () => boolean): Promise<void> {
+  while (!ready()) await new Promise((resolve) => setTimeout(resolve, 20));
+}
+
+function summary(sent: Map<string, number>): { files: number; twice: number } {
+  return { files: sent.size, twice: [...sent.values()].filter((count) => count > 1).length };
+}
+
+/** Cut the network once some files are through; it comes back. */
+async function networkCut() {
+  const { context, page, sent } = await phone();
+  await page.getByRole('button', { name: 'Upload' }).click();
+  await until(() => sent.size >= 2);
+  await context.setOffline(true);
+  await page.getByText('waiting: no connection').waitFor();
+  await context.setOffline(false);
+  await page.getByText(DONE).waitFor();
+  await context.close();
+  return summary(sent);
+}
+
+/** The tab is closed while files are under way; the app is opened again later. */
+async function tabClosed() {
+  const { context, page, sent } = await phone();
+  await page.getByRole('button', { name: 'Upload' }).click();
+  await until(() => sent.size >= 2);
+  const address = page.url();
+  await page.close();
+  const again = await context.newPage();
+  await again.goto(address); // goes on by itself
+  await again.getByText('uploaded', { exact: true }).waitFor();
+  await context.close();
+  return summary(sent);
+}
+
+/** The API and the store answer with errors for a while. */
+async function serverErrors() {
+  const { context, page, sent } = await phone();
+  let errors = 0;
+  await context.route(/\/presign$|\/images\//, (route) =>
+    errors++ < 6 ? route.fulfill({ status: errors % 2 ? 500 : 503, body: 'down' }) : route.continue(),
+  );
+  await page.getByRole('button', { name: 'Upload' }).click();
+  await page.getByText(DONE).waitFor();
+  await context.close();
+  return summary(sent);
+}
+
+/** The right to upload ends on the way; a new code is scanned and the rest goes under that. */
+async function pairingEnded() {
+  const { context, page, sent, pairing } = await phone();
+  await context.route(/\/presign$/, async (route) => {
+    if (sent.size >= 2) await operator('DELETE', `/${pairing}`);
+    await route.continue();
+  });
+  await page.getByRole('button', { name: 'Upload' }).click();
+  await page.getByText('The pairing has ended').waitFor();
+  const before = sent.size;
+  await context.unroute(/\/presign$/);
+  const { link } = await operator('POST', '');
+  await page.goto(link); // the same page: its pairing changes
+  await page.locator('.capture').click();
+  await page.getByRole('button', { name: 'Upload' }).click();
+  await page.getByText(DONE).waitFor();
+  await context.close();
+  return { ...summary(sent), before };
+}
+
+/** The phone is full: what is there stays, and after room was made it goes on. */
+async function storageFull() {
+  const { context, page } = await phone();
+  await page.getByRole('button', { name: 'Back' }).click();
+  await page.getByRole('button', { name: 'Take plain photos instead' }).click();
+  const before = await photosKept(page);
+  const devtools = await context.newCDPSession(page);
+  const { origin } = new URL(page.url());
+  await devtools.send('Storage.overrideQuotaForOrigin', { origin, quotaSize: 1000 });
+  await page.locator('input[type=file]').setInputFiles(FILES.slice(0, 2));
+  await page.getByText('storage is full').waitFor();
+  const full = await photosKept(page);
+  await devtools.send('Storage.overrideQuotaForOrigin', { origin });
+  await page.locator('input[type=file]').setInputFiles(FILES.slice(0, 2));
+  while ((await photosKept(page)) < before + 2) await page.waitForTimeout(50);
+  const images = await photosKept(page, 'images');
+  await context.close();
+  return { before, full, after: images };
+}
+
+async function twoAtOnce() {
+  const phones = await Promise.all([phone(), phone()]);
+  for (const { page } of phones) await page.getByRole('button', { name: 'Upload' }).click();
+  for (const { page } of phones) await page.getByText(DONE).waitFor();
+  for (const { context } of phones) await context.close();
+  return phones.map(({ sent }) => summary(sent));
+}
+
+const seen = {
+  files: FILES.length + 1, // and frames.jsonl
+  networkCut: await networkCut(),
+  tabClosed: await tabClosed(),
+  serverErrors: await serverErrors(),
+  pairingEnded: await pairingEnded(),
+  storageFull: await storageFull(),
+  twoAtOnce: await twoAtOnce(),
+};
+await browser.close();
+console.log(JSON.stringify(seen));
