@@ -16,7 +16,6 @@ import pytest
 from cluster import Fault
 from studio import DAG_ID, LIMIT_S, Studio
 
-from scan2twin.capture.models import CAPTURE_ID_PATTERN
 from scan2twin.runner import import_capture
 from scan2twin.store.captures import CaptureLocation, find_capture
 from scan2twin.store.models import latest_model
@@ -24,7 +23,7 @@ from scan2twin.store.transfer import parallel
 
 pytestmark = pytest.mark.timeout(2 * LIMIT_S)
 NIGHTLY, INCOMING, HOUSEKEEPING = "nightly_reconstruction", "incoming", "housekeeping"
-MANY = 5_000
+MANY = 1_100  # more than the 1,024 tasks that Airflow maps; `scan2twin benchmark night` chooses from 5,000
 MAX_MEMORY_MB = 300  # of the task that selects them
 MakeCapture = Callable[..., Path]
 
@@ -46,29 +45,32 @@ def put(studio: Studio, make_capture: MakeCapture) -> Callable[[str, str], None]
 @pytest.fixture
 def only_queued(studio: Studio) -> Iterator[None]:
     """Let the captures' runs be made and not begin."""
-    studio.request("PATCH", f"/dags/{DAG_ID}?update_mask=is_paused", {"is_paused": True})
+    pause(studio, DAG_ID, True)
     yield
-    studio.request("PATCH", f"/dags/{DAG_ID}?update_mask=is_paused", {"is_paused": False})
+    pause(studio, DAG_ID, False)
+
+
+def pause(studio: Studio, dag_id: str, paused: bool) -> None:
+    studio.request("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": paused})
 
 
 def run_by_hand(studio: Studio, dag_id: str, run_id: str, logical_date: datetime | None = None, **conf: Any) -> str:
     """Start a run, wait for its end and return its state."""
-    studio.request("PATCH", f"/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
+    pause(studio, dag_id, False)
     body = {"dag_run_id": run_id, "logical_date": logical_date and logical_date.isoformat(), "conf": conf}
     studio.request("POST", f"/dags/{dag_id}/dagRuns", body)
     return studio.finish(run_id, dag_id)
 
 
-def backfill(studio: Studio, first: str, last: str, *options: str) -> str:
-    """Make a backfill by Airflow's command line, wait for its end and return what the command said."""
+def backfill_by_command(studio: Studio, first: str, last: str) -> None:
+    """Make a backfill as a shell would and wait for its end."""
     command = [sys.executable, "-m", "airflow", "backfill", "create", "--dag-id", NIGHTLY]
     done = subprocess.run(
-        [*command, "--from-date", first, "--to-date", last, *options],
+        [*command, "--from-date", first, "--to-date", last],
         env=studio.airflow.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     studio.wait_for("the end of the backfill", lambda: not open_backfills(studio))
-    return done.stdout
 
 
 def open_backfills(studio: Studio) -> list[Any]:
@@ -93,8 +95,8 @@ def test_a_backfill_of_seven_days_makes_the_models_that_are_missing(studio: Stud
     assert [item["logical_date"][:10] for item in planned["backfills"]] == [f"2026-03-0{day}" for day in range(1, 8)]
     assert nights(studio, "2026-03") == {}
 
-    studio.request("PATCH", f"/dags/{NIGHTLY}?update_mask=is_paused", {"is_paused": False})
-    backfill(studio, "2026-03-01", "2026-03-08")
+    pause(studio, NIGHTLY, False)
+    backfill_by_command(studio, "2026-03-01", "2026-03-08")
     assert nights(studio, "2026-03") == {f"2026-03-0{day}": "success" for day in range(1, 8)}
     expected = {"week-a__20260302", "week-b__20260302", "week-c__20260305"}
     assert set(studio.runs("week-")) == expected
@@ -104,7 +106,8 @@ def test_a_backfill_of_seven_days_makes_the_models_that_are_missing(studio: Stud
 
     # The same week again: what has its model is left out, what came in later is made.
     put("week-d", "2026-03-05")
-    backfill(studio, "2026-03-01", "2026-03-08", "--reprocess-behavior", "completed")
+    studio.request("POST", "/backfills", week | {"reprocess_behavior": "completed", "max_active_runs": 2})
+    studio.wait_for("the end of the backfill", lambda: not open_backfills(studio))
     assert set(studio.runs("week-")) == expected | {"week-d__20260305"}
     assert studio.finish("week-d__20260305") == "success"
 
@@ -194,8 +197,8 @@ def test_the_webhook_hears_of_runs_that_fail_and_of_runs_that_are_late(studio: S
     studio.wait_for("the failure's message", lambda: failed in studio.told)
 
 
-def test_a_night_of_thousands_starts_each_once(studio: Studio, only_queued: None, request: Any) -> None:
-    assert re.fullmatch(CAPTURE_ID_PATTERN, "night-00000")
+def test_a_night_of_thousands_starts_each_once(studio: Studio) -> None:
+    pause(studio, DAG_ID, True)  # for good: this is the last test, and its runs stay queued
     day = date(2026, 4, 1)
     folders = [CaptureLocation(f"night-{number:05d}", day).folder for number in range(MANY)]
     parallel(lambda folder: studio.store.put_bytes(f"{folder}/capture.json", b"{}"), folders)
@@ -207,3 +210,5 @@ def test_a_night_of_thousands_starts_each_once(studio: Studio, only_queued: None
     assert measured, log
     print(measured[0])
     assert int(measured[1]) < MAX_MEMORY_MB
+    started = studio.request("GET", f"/dags/{DAG_ID}/dagRuns?limit=1&run_id_pattern=night-%25")
+    assert started["total_entries"] == MANY
