@@ -139,7 +139,7 @@ class Surface(nn.Module):
     def mesh(self) -> Mesh:
         """Extract the surface; its vertices carry gradients to `sdf` and `offset`."""
         crossed, faces = extract_topology(self.sdf.detach().cpu().numpy() < 0, self.band)
-        edges = self._edges[self._tensor(crossed)]
+        edges = self._edges.index_select(0, self._tensor(crossed))
         positions = self._rest + self.lattice.spacing * MAX_OFFSET * torch.tanh(self.offset)
         return Mesh(surface_vertices(positions, self.sdf, edges), self._tensor(faces), edges)
 
