@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ from reconstruction.atlas import UvMesh
 from reconstruction.cameras import clip_from_camera, inverse_rigid, to_clip
 from reconstruction.closest_point import TriangleTree
 from reconstruction.color import linear_to_srgb, srgb_to_linear
-from reconstruction.data import load_views
+from reconstruction.data import Views, load_views
 from reconstruction.field import MaterialField
 from reconstruction.gltf import read_glb
 from reconstruction.isosurface import extract_topology
@@ -233,42 +234,74 @@ def benchmark_dataset(
 
 
 def benchmark_kernels(known: KnownMesh, config: ReconstructConfig) -> list[KernelFigures]:
-    """Time the parts of an iteration on the start of a reconstruction of `known`."""
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(prefix="scan2twin-benchmark-") as folder:
-        dataset = known.write_dataset(Path(folder), spiral(12), np.empty((0, 3)), config.resolution)
-        views, _ = load_views(Path(folder), dataset, "train", config.resolution)
-    rasterizer = get_rasterizer("numba", torch.device("cpu"))
-    short = config.model_copy(update={"iterations": 4 * REPEATS})
-    optimiser = Optimiser(views, known.size, short, rasterizer)
-    while optimiser.iteration < 2 * REPEATS:  # past the coarse grid and the small images
-        optimiser.step()
-    surface = optimiser.surface
-    mesh = surface.mesh()
-    vertices, faces = mesh.vertices.detach(), mesh.faces
-    clip = to_clip(vertices, optimiser.clip_from_unit(0).detach()[None]).contiguous().requires_grad_()
-    size = (config.resolution, config.resolution)
-    rast = rasterizer.rasterize(clip, faces, size)
-    color = torch.rand(1, *size, 4, requires_grad=True)
-    field, points = MaterialField(), (torch.rand(20_000, 3) - 0.5).requires_grad_()
+    """Time the parts of an iteration, and whole ones, on the start of a reconstruction of `known`.
 
-    def antialias() -> None:
-        rasterizer.antialias(color, rast.detach(), clip, faces).sum().backward()  # type: ignore[no-untyped-call]
+    Kernels that work on images are timed at `config.resolution`, twice and four times that; whole iterations at
+    `config.resolution` and twice that, for every `appearance`.
+    """
+    torch.set_num_threads(1)
+    sides = [config.resolution * factor for factor in (1, 2, 4)]
+    views = {side: _views(known, side) for side in sides[:2]}
+    optimiser = _started(views[sides[0]], known, config)
+    work = [_geometry_kernels(optimiser)] + [_image_kernels(optimiser, side) for side in sides]
+    figures = [KernelFigures(name, _milliseconds(part)) for kernels in work for name, part in kernels.items()]
+    for side in sides[:2]:
+        for appearance in get_args(ReconstructConfig.model_fields["appearance"].annotation):
+            options = {"appearance": appearance, "resolution": side}
+            step = _started(views[side], known, config.model_copy(update=options)).step
+            figures.append(KernelFigures(f"whole iteration at {side}², {appearance}", _milliseconds(step)))
+    return figures
+
+
+def _views(known: KnownMesh, side: int) -> Views:
+    with tempfile.TemporaryDirectory(prefix="scan2twin-benchmark-") as folder:
+        dataset = known.write_dataset(Path(folder), spiral(12), np.empty((0, 3)), side)
+        return load_views(Path(folder), dataset, "train", side)[0]
+
+
+def _started(views: Views, known: KnownMesh, config: ReconstructConfig) -> Optimiser:
+    """Return an optimiser that is past the coarse grid and the small images, with `REPEATS` iterations to go."""
+    rasterizer = get_rasterizer("numba", torch.device("cpu"))
+    optimiser = Optimiser(views, known.size, config.model_copy(update={"iterations": 4 * REPEATS}), rasterizer)
+    while optimiser.iteration < 2 * REPEATS:
+        optimiser.step()
+    return optimiser
+
+
+def _geometry_kernels(optimiser: Optimiser) -> dict[str, Callable[[], object]]:
+    surface, field = optimiser.surface, MaterialField()
+    faces, points = surface.mesh().faces, (torch.rand(20_000, 3) - 0.5).requires_grad_()
 
     def material() -> None:
         field.albedo_srgb(points).sum().backward()  # type: ignore[no-untyped-call]
 
-    triangles = len(faces)
-    work: dict[str, Callable[[], object]] = {
+    return {
         f"isosurface, {len(surface.band.tets)} tetrahedra": lambda: extract_topology(
             surface.sdf.detach().numpy() < 0, surface.band
         ),
-        f"rasterise {triangles} triangles at {size[0]}²": lambda: rasterizer.rasterize(clip.detach(), faces, size),
-        f"antialias at {size[0]}², topology and backward included": antialias,
+        f"adjacency of {len(faces)} triangles": lambda: optimiser.rasterizer.build_topology(faces),
         "material field, 20,000 points, forward and backward": material,
-        "whole iteration": optimiser.step,
     }
-    return [KernelFigures(name, _milliseconds(function)) for name, function in work.items()]
+
+
+def _image_kernels(optimiser: Optimiser, side: int) -> dict[str, Callable[[], object]]:
+    rasterizer, mesh = optimiser.rasterizer, optimiser.surface.mesh()
+    vertices, faces = mesh.vertices.detach(), mesh.faces
+    topology = rasterizer.build_topology(faces)
+    clip = to_clip(vertices, optimiser.clip_from_unit(0).detach()[None]).contiguous().requires_grad_()
+    rast = rasterizer.rasterize(clip.detach(), faces, (side, side))
+    color = torch.rand(1, side, side, 4, requires_grad=True)
+
+    def antialias() -> torch.Tensor:
+        return rasterizer.antialias(color, rast, clip, faces, topology)
+
+    return {
+        f"rasterise {len(faces)} triangles at {side}²": lambda: rasterizer.rasterize(
+            clip.detach(), faces, (side, side)
+        ),
+        f"antialias at {side}², forward": antialias,
+        f"antialias at {side}², forward and backward": lambda: antialias().backward(torch.ones_like(color)),  # type: ignore[no-untyped-call]
+    }
 
 
 def _milliseconds(function: Callable[[], object]) -> float:

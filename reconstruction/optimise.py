@@ -22,6 +22,7 @@ from reconstruction.field import MaterialField
 from reconstruction.initial_shape import VisualHull, box_with_air, initial_surface
 from reconstruction.light import EnvironmentLight
 from reconstruction.measure import comparison_picture, standouts
+from reconstruction.photo_match import Match, match
 from reconstruction.rasterizer import Rasterizer
 from reconstruction.sparse_points import point_loss
 from reconstruction.surface import Mesh, Surface, sign_loss
@@ -49,7 +50,6 @@ DECAY = 0.1  # of the learning rates over the run (Munkberg et al. 2022, supplem
 
 GAIN_STEP = 0.3  # share of the difference in exposure that one visit of a view takes up
 
-WEIGHT_MASK = 1.0
 WEIGHT_BENDING = 0.05
 WEIGHT_SIGN = 0.00005
 WEIGHT_CAMERA = 10.0
@@ -158,20 +158,16 @@ class Optimiser:
 
         views = self._half if i < HALF_SIZE_SHARE * total else self.views
         number = self._view_of(i)
-        target = views.images[number].float() / 255
         mesh = self.surface.mesh()
         if len(mesh.faces) == 0:
             raise ReconstructionError("reconstruct: the surface vanished; check that the masks show the object")
         image = self._render(mesh, number, views.resolution)
-        difference = image - target
         # The same background behind both, so that colours on the outline count by their coverage.
         random = torch.Generator().manual_seed(self.config.seed * 1_000_003 + i)
         background = torch.rand(3, generator=random, device="cpu").to(self._device)
-        color = difference[..., :3] - background * difference[..., 3:]
-        counts = views.pixel_weight[number].float() / 255
-        fit = (counts * (color.abs().mean(dim=2) + WEIGHT_MASK * difference[..., 3].square())).mean()
+        matched = match(image, views.images[number], views.pixel_weight[number], background, views.window(number))
         loss = (
-            self.views.weight[number] * self.trust[number] * fit
+            self.views.weight[number] * self.trust[number] * matched.fit
             + WEIGHT_BENDING * self.surface.bending_loss()
             + WEIGHT_SIGN * sign_loss(self.surface.sdf, mesh.edges)
             + WEIGHT_CAMERA * self.twist[number].square().sum()
@@ -199,11 +195,10 @@ class Optimiser:
         self.iteration += 1
 
         if self._fine:  # before, the rendering says little about the photo's exposure
-            self._update_gain(number, image.detach(), target)
-        seen = float(target[..., 3].mean())  # so that small and large outlines compare
-        self._residual[number] = float(fit.detach()) / max(seen, 1e-6)
-        mse = float(difference.detach()[views.window(number)][..., :3].square().mean())
-        return Step(i, number, value, -10 * math.log10(max(mse, 1e-10)), len(mesh.faces))
+            self._update_gain(number, matched)
+        # By the mask's share of the view, so that small and large outlines compare.
+        self._residual[number] = float(matched.fit.detach()) / max(matched.seen, 1e-6)
+        return Step(i, number, value, -10 * math.log10(max(matched.squared_error, 1e-10)), len(mesh.faces))
 
     def _render(self, mesh: Mesh, number: int, resolution: int) -> torch.Tensor:
         return render_view(
@@ -228,11 +223,10 @@ class Optimiser:
             + WEIGHT_UNEVENNESS * environment.unevenness_loss()
         )
 
-    def _update_gain(self, number: int, image: torch.Tensor, target: torch.Tensor) -> None:
+    def _update_gain(self, number: int, matched: Match) -> None:
         """Move a view's gain towards the ratio of photo to rendering over the object, in closed form (see `expose`)."""
-        both = (image[..., 3] >= 0.5) & (target[..., 3] >= 0.5)
-        if both.any():
-            ratio = (target[both][:, :3] + SRGB_OFFSET).mean(0) / (image[both][:, :3] + SRGB_OFFSET).mean(0)
+        if matched.drawn is not None and matched.photographed is not None:
+            ratio = (matched.photographed + SRGB_OFFSET) / (matched.drawn + SRGB_OFFSET)
             self.log_gain[number] += GAIN_STEP * SRGB_POWER * torch.log(ratio.clamp(min=0.1))
 
     def _view_of(self, iteration: int) -> int:

@@ -20,7 +20,7 @@ from reconstruction.data import Views
 from reconstruction.maps import LEAST, MOST, mip_level, respond, tangent_frame
 from reconstruction.rasterizer import get_rasterizer
 from reconstruction.rasterizer.derivatives import pixel_derivatives
-from reconstruction.view_renderer import decode, encode, expose
+from reconstruction.view_renderer import expose, relit
 from scan2twin.progress import Progress
 
 Tensor = torch.Tensor
@@ -184,4 +184,4 @@ def _lit(color: Tensor, others: Tensor, photo: Observations, light: ReadyLight) 
     """Return the sRGB colours (N, 3) that a photo shows of sampled colours (N, 3) and other maps (N, 5)."""
     frame = tangent_frame(photo.normal.float(), photo.tangent.float())
     response = respond(light, frame, photo.to_camera.float(), others)
-    return encode(decode(color) * response.slope + response.offset)
+    return relit(color, response.slope, response.offset)

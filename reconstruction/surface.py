@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import nn
+from torch.nn import functional
 
 from reconstruction.isosurface import extract_topology, surface_vertices
 from reconstruction.tetgrid import (
@@ -138,7 +139,7 @@ class Surface(nn.Module):
     def mesh(self) -> Mesh:
         """Extract the surface; its vertices carry gradients to `sdf` and `offset`."""
         crossed, faces = extract_topology(self.sdf.detach().cpu().numpy() < 0, self.band)
-        edges = self._edges[self._tensor(crossed)]
+        edges = self._edges.index_select(0, self._tensor(crossed))
         positions = self._rest + self.lattice.spacing * MAX_OFFSET * torch.tanh(self.offset)
         return Mesh(surface_vertices(positions, self.sdf, edges), self._tensor(faces), edges)
 
@@ -177,8 +178,9 @@ class _QuadraticForm(torch.autograd.Function):
 
 
 def sign_loss(sdf: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy between the two ends' signs on crossed edges (Munkberg et al. 2022, eq. 2): fewer crossings."""
-    distance = sdf[edges]
-    # The other end's sign as target: outside is 1. Ends differ in sign, so the target is 1 - own sign.
-    target = (distance.detach().flip(1) >= 0).to(distance.dtype)
-    return torch.nn.functional.binary_cross_entropy_with_logits(distance, target)
+    """Cross-entropy between the two ends' signs on crossed edges (Munkberg et al. 2022, eq. 2): fewer crossings.
+
+    The ends (K, 2) differ in sign, so each is held against a target of the other sign, and the cross-entropy of a
+    logit d with it is log(1 + exp(|d|)).
+    """
+    return functional.softplus(sdf.index_select(0, edges.reshape(-1)).abs()).mean()

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from reconstruction.appearance import ReadyLight, camera_centre
 from reconstruction.cameras import to_clip
@@ -65,7 +66,7 @@ def lit_srgb(
     """Return what a camera at `centre` (3,) sees of surface points (N, 3) with normals (N, 3) of any length: sRGB."""
     albedo, roughness, metallic, bump = torch.split(field.channels(points), CHANNELS, dim=1)
     response = light.response(perturbed(normals, bump), centre - points, roughness, metallic)
-    return encode(decode(albedo) * response.slope + response.offset)
+    return relit(albedo, response.slope, response.offset)
 
 
 def decode(srgb: torch.Tensor) -> torch.Tensor:
@@ -76,3 +77,33 @@ def decode(srgb: torch.Tensor) -> torch.Tensor:
 def encode(light: torch.Tensor) -> torch.Tensor:
     """Return sRGB values from linear light (..., 3): undoes `decode`; what is darker than sRGB 0 gives 0."""
     return SRGB_WHITE * light.clamp(min=DARKEST) ** (1 / SRGB_POWER) - SRGB_OFFSET
+
+
+def relit(srgb: torch.Tensor, slope: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+    """Return `encode(decode(srgb) * slope + offset)` of colours (N, 3), with its gradient in few operations.
+
+    slope and offset are (N, 3) or (N, 1).
+    """
+    shown: torch.Tensor = _Relight.apply(srgb, slope, offset)  # type: ignore[no-untyped-call]
+    return shown
+
+
+class _Relight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, srgb: torch.Tensor, slope: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+        light = decode(srgb)
+        reflected = light * slope + offset
+        shown = encode(reflected)
+        ctx.save_for_backward(srgb, slope, offset, light, reflected, shown)
+        return shown
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        srgb, slope, offset, light, reflected, shown = ctx.saved_tensors
+        # Of a power x^p the derivative is p x^p / x, and both are at hand.
+        d_reflected = (shown + SRGB_OFFSET).mul_(grads[0]).div_(reflected).mul_(1 / SRGB_POWER)
+        d_reflected.masked_fill_(reflected < DARKEST, 0)
+        d_srgb = (d_reflected * slope).mul_(light).div_(srgb + SRGB_OFFSET).mul_(SRGB_POWER)
+        d_slope = d_reflected * light
+        return d_srgb, d_slope.sum_to_size(slope.shape), d_reflected.sum_to_size(offset.shape)

@@ -87,6 +87,8 @@ def _checked_triangles(triangles: Tensor, vertices: int) -> Tensor:
     """Return `triangles` contiguous, after checking every index against `vertices`: kernels check no bounds."""
     if triangles.ndim != 2 or triangles.shape[1] != 3 or triangles.dtype != torch.int32:
         raise ValueError(f"triangles: expected int32 (T, 3), got {triangles.dtype} {tuple(triangles.shape)}")
-    if triangles.numel() and (int(triangles.min()) < 0 or int(triangles.max()) >= vertices):
-        raise ValueError(f"triangles: indices must lie in [0, {vertices}), got {triangles.min()} to {triangles.max()}")
+    if triangles.numel():
+        low, high = (int(bound) for bound in triangles.aminmax())
+        if low < 0 or high >= vertices:
+            raise ValueError(f"triangles: indices must lie in [0, {vertices}), got {low} to {high}")
     return triangles.contiguous()

@@ -273,7 +273,9 @@ def _with_borders(faces: Tensor) -> Tensor:
     """Give cube faces (B, 6, N, N, C) their borders and lay them out flat: (B, 6 * (N + 2)², C)."""
     sources, corners, meeting = (index.to(faces.device) for index in _border_sources(faces.shape[2]))
     texels = faces.flatten(1, 3)
-    return texels[:, sources].index_copy(1, corners, texels[:, meeting].mean(dim=2))
+    # index_select, whose gradient adds rows, where indexing would sort them first.
+    corner = texels.index_select(1, meeting.reshape(-1)).unflatten(1, (-1, 3)).mean(dim=2)
+    return texels.index_select(1, sources).index_copy(1, corners, corner)
 
 
 class Pyramid(NamedTuple):

@@ -11,13 +11,15 @@ from torch.nn import functional
 from reconstruction.appearance import ReadyLight
 from reconstruction.isosurface import surface_vertices, surface_vertices_torch
 from reconstruction.light import PrefilteredLight
+from reconstruction.photo_match import match, match_torch
 from reconstruction.surface_normals import perturbed, perturbed_torch, vertex_normals, vertex_normals_torch
+from reconstruction.view_renderer import decode, encode, relit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def random(*shape: int, seed: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def compare(
@@ -120,3 +122,47 @@ def test_response_repeats_bit_for_bit() -> None:
         found.append([level.grad for level in specular])
     for first, second in zip(*found, strict=True):
         assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_relit_colours(columns: int) -> None:
+    """Also where the light is below what sRGB 0 stands for, and encoding stops."""
+    srgb = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
+    slope, offset = 0.5 + random(200, columns, seed=1).abs(), 0.1 * random(200, columns, seed=2)
+    assert (decode(srgb) * slope + offset < 0).any()
+    compare(
+        lambda *inputs: [relit(*inputs)],
+        lambda srgb, slope, offset: [encode(decode(srgb) * slope + offset)],
+        [srgb, slope, offset],
+    )
+
+
+WINDOWS = [(slice(None), slice(None)), (slice(3, 20), slice(0, 9))]
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+def test_match_of_a_rendering_and_its_photo(window: tuple[slice, slice]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(24, 24, 4, generator=generator)
+    photo = torch.randint(0, 256, (24, 24, 4), generator=generator, dtype=torch.uint8)
+    counts = torch.randint(0, 256, (24, 24), generator=generator, dtype=torch.uint8)
+    background = torch.tensor([0.2, 0.7, 0.4])
+    compare(
+        lambda image: [match(image, photo, counts, background, window).fit],
+        lambda image: [match_torch(image, photo, counts, background.double(), window).fit],
+        [image],
+    )
+    found, expected = (way(image, photo, counts, background, window) for way in (match, match_torch))
+    torch.testing.assert_close(found.squared_error, expected.squared_error, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found.seen, expected.seen, rtol=1e-5, atol=0)
+    torch.testing.assert_close(found.drawn, expected.drawn)
+    torch.testing.assert_close(found.photographed, expected.photographed)
+
+
+def test_a_rendering_that_misses_the_object_says_nothing_of_its_exposure() -> None:
+    photo, counts = torch.zeros(8, 8, 4, dtype=torch.uint8), torch.full((8, 8), 255, dtype=torch.uint8)
+    for way in (match, match_torch):
+        found = way(torch.ones(8, 8, 4), photo, counts, torch.zeros(3), WINDOWS[0])
+        assert found.drawn is None
+        assert found.photographed is None
+        assert found.seen == 0

@@ -210,6 +210,14 @@ def test_a_loss_that_is_not_finite_names_the_frame(ball):
         fitted.step()
 
 
+def test_a_surface_that_vanishes_is_no_result(ball):
+    fitted = optimiser(ball, iterations=60)
+    with torch.no_grad():
+        fitted.surface.sdf.abs_()
+    with pytest.raises(ReconstructionError, match="the surface vanished; check that the masks show the object"):
+        fitted.step()
+
+
 def test_masks_that_agree_on_nothing_are_refused(ball):
     folder, dataset = ball
     views, _ = load_views(folder, dataset, "train", 64)

@@ -72,7 +72,9 @@ def test_the_whole_method_and_its_kernels_are_measured(ball, monkeypatch):
     assert figures.reconstruct_cpu_seconds > 0
     assert figures.peak_memory_mb > 100
     kernels = benchmark.benchmark_kernels(ball, config.reconstruct)
-    assert kernels[-1].kernel == "whole iteration"
+    names = [kernel.kernel for kernel in kernels]
+    assert names[-1] == "whole iteration at 128², environment"
+    assert sum(name.startswith("antialias at 256²") for name in names) == 2
     assert all(kernel.milliseconds > 0 for kernel in kernels)
 
 
