@@ -94,11 +94,11 @@ def test_a_few_wrong_points_carve_nothing_and_right_ones_little(cup):
     surface[[7, 200]] *= 0.3
     rows = tuple(torch.from_numpy(row) for row in seen)
     points = SparsePoints(torch.tensor(surface).float(), torch.ones(400), rows)
-    for depth, most in ((0.02, 0.05), (0.04, 0.0)):
+    for depth, most in ((0.01, 0.05), (0.02, 0.0)):
         below = (spiral(3000) * (0.4 - depth)).astype(np.float32)
         assert (free_distance(below, points, views.centers()) > 0).mean() <= most
     above = (spiral(3000) * 0.46).astype(np.float32)
-    assert (free_distance(above, points, views.centers()) > 0).mean() > 0.98
+    assert (free_distance(above, points, views.centers()) > 0).mean() > 0.95
 
 
 def test_without_points_nothing_is_known_to_be_free(cup):
