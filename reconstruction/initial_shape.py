@@ -1,7 +1,5 @@
 """The shape that the optimisation starts from: the masks' visual hull, or a sphere."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,7 +8,6 @@ from reconstruction.cameras import to_clip
 from reconstruction.data import Views
 from reconstruction.free_space import free_distance
 from reconstruction.rasterizer import Rasterizer
-from reconstruction.sparse_points import SparsePoints
 from reconstruction.surface import Surface
 from reconstruction.tetgrid import Float32Array, Lattice
 from reconstruction.visual_hull import hull_signed_distance, silhouette_distance, sphere_signed_distance
@@ -30,7 +27,7 @@ class VisualHull:
     """The visual hull of the training views within the object's box.
 
     Attributes: `low` and `high` (3,) are the corners of its extent, unit frame; `tolerance` is the share of the views
-    that was let be wrong.
+    that was let be wrong; `points` are the views' points without those that lie outside.
     """
 
     def __init__(self, views: Views, object_size: NDArray[np.float64], rasterizer: Rasterizer) -> None:
@@ -69,6 +66,10 @@ class VisualHull:
         inside = lattice.positions[self.signed_distance(lattice.positions) < 0].astype(np.float64)
         self.low = np.maximum(inside.min(axis=0) - lattice.spacing, -reach)
         self.high = np.minimum(inside.max(axis=0) + lattice.spacing, reach)
+        self.points = views.points
+        if self.points is not None:
+            stray = self.signed_distance(self.points.xyz.cpu().numpy()) > STRAY
+            self.points = self.points.without(torch.from_numpy(stray).to(views.images.device))
 
     def signed_distance(self, points: Float32Array) -> Float32Array:
         """Return the signed distance (N,) at points (N, 3), unit-frame lengths, negative inside."""
@@ -76,17 +77,12 @@ class VisualHull:
 
     def carved_distance(self, points: Float32Array) -> Float32Array:
         """Return the signed distance (N,) at points (N, 3) to the hull without what its views see through."""
-        distance, found = self.signed_distance(points), self._views.points
-        if found is None:
-            return distance
-        inside = distance < 0
-        distance[inside] = np.maximum(distance[inside], free_distance(points[inside], found, self._views.centers()))
+        distance = self.signed_distance(points)
+        if self.points is not None:
+            inside = distance < 0
+            free = free_distance(points[inside], self.points, self._views.centers())
+            distance[inside] = np.maximum(distance[inside], free)
         return distance
-
-    def without_strays(self, points: SparsePoints) -> SparsePoints:
-        """Return `points` with no weight for those that lie outside the hull."""
-        stray = self.signed_distance(points.xyz.cpu().numpy()) > STRAY
-        return replace(points, weight=points.weight * torch.from_numpy(~stray).to(points.weight))
 
     def _signed_distance(self, points: Float32Array, tolerance: float) -> Float32Array:
         return hull_signed_distance(

@@ -53,7 +53,7 @@ GAIN_STEP = 0.3  # share of the difference in exposure that one visit of a view 
 WEIGHT_BENDING = 0.05
 WEIGHT_SIGN = 0.00005
 WEIGHT_CAMERA = 10.0
-WEIGHT_POINTS = 0.005
+WEIGHT_POINTS = 0.005  # a unit-frame length
 WEIGHT_VARIATION = 0.003
 WEIGHT_NEUTRALITY = 0.005  # Munkberg et al. 2022, supplement
 WEIGHT_UNEVENNESS = 0.0001
@@ -104,7 +104,7 @@ class Optimiser:
         self.iteration = 0
         hull = VisualHull(self._half, object_size, rasterizer)
         self._low, self._high = hull.low, hull.high
-        self._points = None if views.points is None else hull.without_strays(views.points)
+        self._points = hull.points
         self.surface = initial_surface(hull, self._spacing(COARSE_GRID * config.grid), config.start, device)
         self._fine = False
         self._make_optimizer()
@@ -172,12 +172,11 @@ class Optimiser:
             + WEIGHT_SIGN * sign_loss(self.surface.sdf, mesh.edges)
             + WEIGHT_CAMERA * self.twist[number].square().sum()
         )
-        if self._points is not None and WEIGHT_POINTS:
-            distances = point_loss(
-                self._points, number, mesh.vertices, mesh.faces, self.clip_from_unit(number), self.rasterizer,
-                self._half.resolution,
+        if self._points is not None:
+            loss = loss + WEIGHT_POINTS * point_loss(
+                self._points, number, mesh.vertices, mesh.faces,
+                self.clip_from_unit(number), self.rasterizer, self._half.resolution,
             )  # fmt: skip
-            loss = loss + WEIGHT_POINTS * distances
         if self.light is not None and self.light.environment is not None:
             loss = loss + self._appearance_prior(mesh.vertices.detach(), self.light.environment)
         value = float(loss.detach())
