@@ -17,7 +17,8 @@ def write_obj(model: TexturedModel, folder: Path, stem: str = "model") -> None:
     """Write `stem`.obj, `stem`.mtl and the textures `stem`_basecolor.png and so on into `folder`."""
     mesh = model.mesh
     vertices, normals, faces = mesh.welded()
-    lines = [f"# {model.name}, metres, +Y up", f"mtllib {stem}.mtl", f"o {model.name}"]
+    unit = model.provenance.get("unit", "unknown")
+    lines = [f"# {model.name}, unit: {unit}", f"mtllib {stem}.mtl", f"o {model.name}"]
     lines += _rows("v", vertices)
     lines += _rows("vt", mesh.uv * (1, -1) + (0, 1))  # OBJ counts v from the bottom of the image
     lines += _rows("vn", normals)

@@ -220,6 +220,10 @@ def colmap(folder: Path, model: str = "OPENCV", *, binary: bool = True) -> Writt
     return Written(folder, np.array(pixels))
 
 
+def colmap_text(folder: Path) -> Written:
+    return colmap(folder, binary=False)
+
+
 def llff(folder: Path) -> Written:
     (folder / "images").mkdir(parents=True)
     rows = []
@@ -234,5 +238,6 @@ def llff(folder: Path) -> Written:
 
 WRITERS = {
     "transforms.json": nerfstudio, "NeRFCapture": nerfcapture, "Blender": blender, "fisheye": fisheye,
-    "Polycam": polycam, "Record3D": record3d, "Stray Scanner": stray, "COLMAP": colmap, "LLFF": llff,
+    "Polycam": polycam, "Record3D": record3d, "Stray Scanner": stray, "COLMAP": colmap, "COLMAP text": colmap_text,
+    "LLFF": llff,
 }  # fmt: skip

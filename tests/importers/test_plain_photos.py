@@ -9,6 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from preprocessing.compensate_poses import compensate
@@ -220,3 +222,42 @@ def test_a_capture_of_plain_photos_gets_its_cameras_in_condition(photos: Path, t
     # Up to a similarity: the distances between cameras have one ratio to the true ones.
     ratio = [np.linalg.norm(np.diff(places, axis=0), axis=1) for places in (compensated.position, truth)]
     np.testing.assert_allclose(ratio[0] / ratio[1], np.median(ratio[0] / ratio[1]), rtol=0.02)
+
+
+@pytest.fixture(scope="module")
+def short_video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("video") / "walk.mp4"
+    video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+    for k in range(5):
+        video.write(np.random.default_rng(k).integers(0, 255, (48, 64, 3), dtype=np.uint8))
+    video.release()
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["walk.mp4", "photos/2.jpg", "photos/3.png"])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_photos_and_videos_are_refused_and_leave_nothing(
+    kind: str, data: st.DataObject, short_video: bytes, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading alone: what comes after it sees decoded pictures."""
+    monkeypatch.setattr("scan2twin.importers.photos.structure_from_motion", lambda *_: None)
+    shutil.rmtree(tmp_path / "fuzz", ignore_errors=True)
+    (tmp_path / "fuzz/photos").mkdir(parents=True)
+    for k, photo in enumerate(sorted(photos.iterdir())[:3]):
+        shutil.copy(photo, tmp_path / f"fuzz/photos/{k}.jpg")
+    cv2.imwrite(str(tmp_path / "fuzz/photos/3.png"), render(cameras(1)[0]))
+    file = tmp_path / "fuzz" / kind
+    raw = bytearray(short_video if kind == "walk.mp4" else file.read_bytes())
+    if data.draw(st.booleans()):
+        raw = raw[: data.draw(st.integers(0, len(raw)))]
+    for _ in range(data.draw(st.integers(0, 20))):
+        if raw:
+            raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    file.write_bytes(raw)
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    with pytest.raises(
+        CaptureError, match=r"structure from motion found no|not a (readable photo|video)|was it cut off"
+    ):
+        import_scan(file if kind == "walk.mp4" else file.parent, tmp_path / "fuzz/bundle")
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+from reconstruction.level_benchmark import measure_levels
 from scan2twin.benchmark import GeometryFigures, compare_to_truth
 from scan2twin.capture.models import CaptureHeader
 from scan2twin.capture.reader import read_capture
 from scan2twin.capture.writer import write_capture
 from scan2twin.config import resolve_config
+from scan2twin.errors import MissingArtifactError
 from scan2twin.progress import LogProgress
-from scan2twin.runner import StageRun, fetch_model, import_capture, run_pipeline
+from scan2twin.runner import StageRun, fetch_model, fetch_outputs, import_capture, run_pipeline
 from scan2twin.stages import STAGES
 from scan2twin.store.directory import DirectoryStore
 
@@ -46,8 +48,8 @@ class Outcome:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        store = DirectoryStore(folder / "store")
-        config = resolve_config("draft", SMALL)
+        self.store = store = DirectoryStore(folder / "store")
+        self.config = config = resolve_config("draft", SMALL)
         capture_id = import_capture(store, every_second_frame(SPOT / "capture", folder / "capture"))
         self.first: list[StageRun] = run_pipeline(store, capture_id, config, LogProgress())
         self.second: list[StageRun] = run_pipeline(store, capture_id, config, LogProgress())
@@ -109,3 +111,17 @@ def test_the_example_of_the_python_page_runs(
     assert "closed: True" in capsys.readouterr().out
     assert (tmp_path / "model" / "report.html").is_file()
     assert (tmp_path / "model" / "deviations.glb").is_file()
+
+
+def test_the_files_that_were_written_are_as_good_as_the_report_says(outcome: Outcome, tmp_path: Path) -> None:
+    """The GLBs read back and drawn at the held-out cameras; the level differs by its JPEG textures here."""
+    stages = ("mask", "reconstruct", "export")
+    inputs = fetch_outputs(outcome.store, outcome.report["capture_id"], outcome.config, stages, tmp_path)
+    full, web = measure_levels(inputs, LogProgress())
+    assert full.heldout_psnr_foreground == pytest.approx(outcome.report["heldout_psnr_foreground"], abs=0.02)
+    assert (full.file, full.loss, full.triangles) == ("model.glb", 0, outcome.report["triangles"])
+    assert web.heldout_psnr_foreground == pytest.approx(full.heldout_psnr_foreground - web.loss)
+    assert abs(web.loss) < 0.5
+    assert web.megabytes < full.megabytes
+    with pytest.raises(MissingArtifactError, match="no committed output of stage mask"):
+        fetch_outputs(outcome.store, outcome.report["capture_id"], resolve_config("high"), stages, tmp_path / "none")

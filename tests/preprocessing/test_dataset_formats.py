@@ -11,7 +11,9 @@ from scipy.spatial.transform import Rotation
 from preprocessing.dataset_formats import write_llff, write_transforms
 from preprocessing.images import UInt8, read_image, write_png
 from scan2twin.capture.models import Intrinsics
+from scan2twin.capture.reader import read_capture
 from scan2twin.frames import Dataset, DatasetFrame
+from scan2twin.importers import import_scan
 
 R = 160
 UNIT_TO_REFERENCE = np.array([[0.4, 0, 0, 1.0], [0, 0.4, 0, 0.3], [0, 0, 0.4, -2.0], [0, 0, 0, 1]])
@@ -111,3 +113,29 @@ def test_transforms_read_as_its_readers_do(folder: Path) -> None:
         expected = hull_of(pinhole(points, pose, frame["fl_x"], frame["fl_y"], frame["cx"], frame["cy"]))
         assert iou(read_image(folder / frame["mask_path"]), expected) > 0.99
         assert (folder / frame["file_path"]).is_file()
+
+
+@pytest.mark.parametrize("layout", ["transforms.json", "LLFF"])
+def test_our_importers_read_them_back(layout: str, folder: Path, tmp_path: Path) -> None:
+    """Written and read by two modules that share nothing but the tool's convention."""
+    dataset = Dataset.read(folder / "dataset.json")
+    if layout == "LLFF":
+        write_llff(folder, dataset, tmp_path / "llff")
+    else:
+        write_transforms(folder, dataset)
+    done = import_scan(tmp_path / "llff" if layout == "LLFF" else folder / "transforms.json", tmp_path / "bundle")
+    assert (done.kind, done.frames) == (layout, 5)
+    capture = read_capture(tmp_path / "bundle")
+    true = np.array([np.array(frame.camera_to_unit) for frame in dataset.frames if frame.weight])
+    true[:, :3, 3] = true[:, :3, 3] @ UNIT_TO_REFERENCE[:3, :3].T + UNIT_TO_REFERENCE[:3, 3]
+    centres = np.array([frame.pose_world.p for frame in capture.frames])
+    # An importer turns the world upright and may move it; the unit stays.
+    world, _ = Rotation.align_vectors(true[:, :3, 3] - true[:, :3, 3].mean(0), centres - centres.mean(0))
+    for frame, pose in zip(capture.frames, true, strict=True):
+        read = np.eye(4)  # LLFF has its principal points at the centre, for which it turns the cameras
+        read[:3, :3] = (world * Rotation.from_quat(frame.pose_world.q)).as_matrix()
+        read[:3, 3] = world.apply(np.subtract(frame.pose_world.p, centres.mean(0))) + true[:, :3, 3].mean(0)
+        np.testing.assert_allclose(read[:3, 3], pose[:3, 3], atol=1e-5)
+        k, mask = frame.intrinsics, capture.raster("masks", frame)
+        assert mask is not None
+        assert iou(read_image(mask), hull_of(pinhole(in_reference(), read, k.fx, k.fy, k.cx, k.cy))) > 0.98

@@ -53,7 +53,10 @@ def box() -> TexturedModel:
     bumps = np.full_like(texture, 128)
     bumps[..., 2] = 255
     return TexturedModel(
-        mesh, Material(texture, roughness, bumps, occluded=True), "painted-box", {"capture_id": "painted-box"}
+        mesh,
+        Material(texture, roughness, bumps, occluded=True),
+        "painted-box",
+        {"capture_id": "painted-box", "unit": "metre"},
     )
 
 
@@ -98,6 +101,7 @@ def test_the_obj_has_size_place_and_colours(box: TexturedModel, tmp_path: Path) 
 def test_the_obj_is_one_closed_surface(box: TexturedModel, tmp_path: Path) -> None:
     write_obj(box, tmp_path)
     lines = (tmp_path / "model.obj").read_text().splitlines()
+    assert lines[0] == "# painted-box, unit: metre"
     assert sum(line.startswith("v ") for line in lines) == 8
     faces = [[int(corner.split("/")[0]) - 1 for corner in line.split()[1:]] for line in lines if line[:2] == "f "]
     positions = [[float(x) for x in line.split()[1:]] for line in lines if line[:2] == "v "]
@@ -152,7 +156,7 @@ def test_the_glb_says_where_it_comes_from(box: TexturedModel, tmp_path: Path) ->
     write_glb(box, tmp_path / "box.glb")
     document = json_chunk(tmp_path / "box.glb")
     assert document["asset"]["generator"].startswith("scan2twin ")
-    assert document["asset"]["extras"] == {"capture_id": "painted-box"}
+    assert document["asset"]["extras"] == {"capture_id": "painted-box", "unit": "metre"}
     assert document["meshes"][0]["name"] == document["nodes"][-1]["name"] == "painted-box"
 
 
