@@ -6,7 +6,8 @@ STAMP := .venv/.installed
 VALIDATOR := $(if $(shell command -v npm),tests/node_modules/.package-lock.json)
 RECORDER := recorder-app/node_modules/.package-lock.json
 
-.PHONY: setup demo test lint format types docs lock clean images-check recorder recorder-lint recorder-serve recorder-test
+.PHONY: setup demo test lint format types docs lock clean images-check recorder recorder-lint recorder-serve \
+  recorder-test recorder-bench
 
 setup: $(STAMP) $(VALIDATOR) $(if $(VALIDATOR),$(RECORDER))
 
@@ -35,6 +36,9 @@ recorder-lint: $(RECORDER) ## types, eslint and prettier of the phone's app
 
 recorder-test: $(RECORDER) ## the app's unit tests
 	npm test --silent --prefix recorder-app
+
+recorder-bench: recorder ## frame rate, memory, sizes and upload rate of the app in Chromium on an emulated phone
+	$(BIN)/python -m plugins.benchmark
 
 recorder-serve: ## phones in this network reach a running `scan2twin up`: make recorder-serve HOST=<this machine's address>
 	@test -n "$(HOST)" || { echo "say HOST=<this machine's address in the network>, such as HOST=192.168.1.20"; exit 2; }

@@ -6,6 +6,7 @@ import { mat4, quat, vec3 } from 'gl-matrix';
 import { XRDevice, XRFrame, XRSession, XRView } from 'iwer';
 import { P_ANCHOR, P_SESSION, P_SPACE, P_VIEW } from 'iwer/lib/private.js';
 import { XRSpaceUtils } from 'iwer/lib/spaces/XRSpace.js';
+import { JPEG_QUALITY } from '../src/capture/pixels';
 import { MARKERS, Scene } from './scene';
 
 /* eslint-disable @typescript-eslint/no-unsafe-assignment, @typescript-eslint/no-unsafe-member-access,
@@ -68,6 +69,16 @@ class Emulator {
       mat4.multiply(matrix, change, matrix);
     }
     this.moveDevice();
+  }
+
+  /** How many bytes a photo of this size has as the app keeps it. */
+  async photoBytes(width: number, height: number): Promise<number> {
+    const canvas = new OffscreenCanvas(width, height);
+    const gl = canvas.getContext('webgl2')!;
+    const projection = mat4.perspective(mat4.create(), FOV_Y, width / height, 0.1, 20);
+    new Scene(gl).draw(this.cameraToRoom, projection, width, height);
+    const blob = await canvas.convertToBlob({ type: 'image/jpeg', quality: JPEG_QUALITY });
+    return blob.size;
   }
 
   private moveDevice(): void {

@@ -19,7 +19,12 @@ DAG_ID = "reconstruct_capture"
 def test_an_upload_starts_a_run_in_airflow(
     s3_server: EmbeddedS3, tmp_path: Path, make_capture: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    environment = {"SCAN2TWIN_STORE": s3_server.uri, "SCAN2TWIN_UPLOAD_PRESET": "draft", **s3_server.environment}
+    environment = {
+        "SCAN2TWIN_STORE": s3_server.uri,
+        "SCAN2TWIN_UPLOAD_PRESET": "draft",
+        "SCAN2TWIN_UPLOAD_OVERRIDES": '{"mask": {"heldout_every": 5}}',
+        **s3_server.environment,
+    }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     home = AirflowHome(tmp_path / "home")
@@ -33,7 +38,8 @@ def test_an_upload_starts_a_run_in_airflow(
         pages = {
             "pair": "Record a part with a phone",
             "gallery": "<h1>Captures and models</h1>",
-            "runs/no-such-run/model": "There is no model yet",
+            "runs/no-such-run/model": "There is no model yet, and no run that makes one",
+            "runs/no-such-run/masks": "There is no such run",
         }
         for name in pages:
             assert HTTP.request("GET", f"{url}/{name}").status == 401
@@ -59,13 +65,23 @@ def test_an_upload_starts_a_run_in_airflow(
         run = airflow.api.request("GET", f"/dags/{DAG_ID}/dagRuns/upload-{capture_id}")
         assert run["conf"]["capture_id"] == capture_id
         assert run["conf"]["preset"] == "draft"
+        assert run["conf"]["overrides"] == {"mask": {"heldout_every": 5}}
         assert (run["state"], run["triggering_user_name"]) == ("queued", USER)
         assert airflow.api.request("GET", f"/dags/{DAG_ID}/dagRuns")["total_entries"] == 1
         # The run is found, its capture too; there is no model of it yet.
-        page = HTTP.request(
-            "GET", f"{url}/runs/upload-{capture_id}/model", headers={"Authorization": f"Bearer {session}"}
-        )
-        assert "There is no model yet" in page.data.decode()
+        for path, text in [
+            (f"runs/upload-{capture_id}/model", "the run is queued"),
+            (f"captures/{capture_id}/model", "the run is queued"),
+            (f"runs/upload-{capture_id}/masks", "There are no masks yet"),
+            ("gallery", '<span class="state queued">'),
+        ]:
+            page = HTTP.request("GET", f"{url}/{path}", headers={"Authorization": f"Bearer {session}"})
+            assert (page.status, text in page.data.decode()) == (200, True), path
         views = airflow.api.request("GET", "/plugins")["plugins"]
         shown = {view["href"] for plugin in views for view in plugin["external_views"]}
-        assert {"/scan2twin/pair", "/scan2twin/gallery", "/scan2twin/runs/{RUN_ID}/model"} <= shown
+        assert {
+            "/scan2twin/pair",
+            "/scan2twin/gallery",
+            "/scan2twin/runs/{RUN_ID}/model",
+            "/scan2twin/runs/{RUN_ID}/masks",
+        } <= shown

@@ -1,7 +1,6 @@
 /** Measures and encodes images off the main thread: raw pixels of AR's camera, and photos as the browser decodes them. */
-import { flipRows, measure } from '../capture/pixels';
+import { flipRows, JPEG_QUALITY, measure } from '../capture/pixels';
 
-const QUALITY = 0.92; // under 2.5 MB at 12 MP, and no artefacts that features stick to
 const THUMBNAIL_QUALITY = 0.7;
 const THUMBNAIL_WIDTH = 160;
 
@@ -37,7 +36,7 @@ self.onmessage = async ({ data: { id, image: given } }: MessageEvent<EncodeReque
   const measured = measure(pixels, width, height);
   const small = new OffscreenCanvas(THUMBNAIL_WIDTH, Math.round((THUMBNAIL_WIDTH * height) / width));
   small.getContext('2d')!.drawImage(image, 0, 0, small.width, small.height);
-  const [jpeg, thumbnail] = await Promise.all([bytes(image, QUALITY), bytes(small, THUMBNAIL_QUALITY)]);
+  const [jpeg, thumbnail] = await Promise.all([bytes(image, JPEG_QUALITY), bytes(small, THUMBNAIL_QUALITY)]);
   const answer: Encoded = { id, width, height, jpeg, thumbnail, ...measured };
   self.postMessage(answer, { transfer: [jpeg.buffer, thumbnail.buffer] });
 };
