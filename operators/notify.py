@@ -14,9 +14,13 @@ TIMEOUT_S = 10.0
 
 
 def on_failure(context: Any) -> None:
-    """Tell that a run failed; for `on_failure_callback`."""
-    run = context["dag_run"]
-    _post({"event": "failed", "dag": run.dag_id, "run": run.run_id, "conf": dict(run.conf or {})})
+    """Tell that a run failed; for `on_failure_callback`.
+
+    Of a run that failed without a task, Airflow says only its id and its DAG.
+    """
+    run = context.get("dag_run")
+    conf = dict(run.conf or {}) if run else {}
+    _post({"event": "failed", "dag": context["dag"].dag_id, "run": context["run_id"], "conf": conf})
 
 
 async def on_deadline(**kwargs: Any) -> None:

@@ -12,6 +12,7 @@ from webhook import Webhook
 from operators.notify import WEBHOOK_VARIABLE, on_deadline, on_failure
 
 RUN = SimpleNamespace(dag_id="reconstruct_capture", run_id="skull-1", conf={"capture_id": "skull"})
+MINIMAL = {"dag": SimpleNamespace(dag_id=RUN.dag_id), "run_id": RUN.run_id, "reason": "timed_out"}
 
 
 @pytest.fixture
@@ -23,10 +24,15 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
 
 
 def test_a_failed_run_is_told_with_its_parameters(told: list[Any]) -> None:
-    on_failure({"dag_run": RUN})
+    on_failure(MINIMAL | {"dag_run": RUN})
     assert told == [
         {"event": "failed", "dag": "reconstruct_capture", "run": "skull-1", "conf": {"capture_id": "skull"}}
     ]
+
+
+def test_a_run_that_failed_without_a_task_is_told(told: list[Any]) -> None:
+    on_failure(MINIMAL)
+    assert told == [{"event": "failed", "dag": "reconstruct_capture", "run": "skull-1", "conf": {}}]
 
 
 def test_a_late_run_is_told(told: list[Any]) -> None:
@@ -36,11 +42,11 @@ def test_a_late_run_is_told(told: list[Any]) -> None:
 
 
 def test_without_a_webhook_nothing_happens() -> None:
-    on_failure({"dag_run": RUN})
+    on_failure(MINIMAL)
 
 
 def test_a_webhook_that_fails_is_only_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv(WEBHOOK_VARIABLE, "http://127.0.0.1:1/hook")
     with caplog.at_level(logging.WARNING):
-        on_failure({"dag_run": RUN})
+        on_failure(MINIMAL)
     assert "cannot be told" in caplog.text
