@@ -98,12 +98,12 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "reconstruct", "reconstruction.reconstruct", ("mask",),
-        "differentiable rendering: geometry, appearance, light", version=4,
+        "differentiable rendering: geometry, appearance, light", version=5,
         resources=Resources(memory="6Gi", gpu=1, timeout_s=4 * 3600), keeps_checkpoints=True,
     ),
     Stage(
         "export", "reconstruction.export", ("mask", "reconstruct"),
-        "UV atlas, textures, GLB, USDZ, OBJ and PLY in metres, preview and turntable", version=3,
+        "UV atlas, textures, GLB, USDZ, OBJ and PLY in metres, preview and turntable", version=4,
         resources=Resources(memory="6Gi"),
     ),
     Stage(
