@@ -104,7 +104,6 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "export", "reconstruction.export", ("mask", "reconstruct"),
         "UV atlas, textures, GLB, USDZ, OBJ and PLY in metres, preview and turntable", version=4,
-        resources=Resources(memory="6Gi"),
     ),
     Stage(
         "publish", "reconstruction.publish", ("refine_poses", "mask", "reconstruct", "export"),
