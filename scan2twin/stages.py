@@ -108,8 +108,8 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "export", "reconstruction.export", ("mask", "reconstruct"),
-        "UV atlas, textures, GLB, USDZ, OBJ and PLY in metres, preview and turntable", version=3,
-        resources=Resources(memory="6Gi", memory_high="12Gi"),
+        "UV atlas, textures, GLB, USDZ, OBJ and PLY in metres, preview and turntable", version=4,
+        resources=Resources(memory_high="12Gi"),
     ),
     Stage(
         "publish", "reconstruction.publish", ("refine_poses", "mask", "reconstruct", "export"),

@@ -274,7 +274,8 @@ def _with_borders(faces: Tensor) -> Tensor:
     sources, corners, meeting = (index.to(faces.device) for index in _border_sources(faces.shape[2]))
     texels = faces.flatten(1, 3)
     # index_select, whose gradient adds rows, where indexing would sort them first.
-    corner = texels.index_select(1, meeting.reshape(-1)).unflatten(1, (-1, 3)).mean(dim=2)
+    meeting_texels = texels.index_select(1, meeting.reshape(-1))
+    corner = meeting_texels.reshape(len(texels), -1, 3, texels.shape[2]).mean(dim=2)
     return texels.index_select(1, sources).index_copy(1, corners, corner)
 
 
