@@ -26,7 +26,7 @@ def free_distance(places: Float32Array, points: SparsePoints, centers: NDArray[n
     if len(chosen) <= WITNESSES:
         return np.full(len(places), -np.inf, np.float32)
     xyz = points.xyz.cpu().numpy()[chosen]
-    spacing = cKDTree(xyz).query(xyz, k=WITNESSES + 1)[0][:, -1]
+    spacing = np.asarray(cKDTree(xyz).query(xyz, k=WITNESSES + 1)[0])[:, -1]
     radius = np.minimum(spacing, WIDEST).astype(np.float32)
     return np.asarray(_free(places, xyz, radius, direction, first))
 
