@@ -24,7 +24,8 @@ MAX_EMBEDDED_MODEL = 8_000_000  # bytes: a larger one makes a page that phones o
 MAX_TRIPLES = 6  # held-out views shown
 PICTURE_WIDTH = 1200  # pixels: sharp on a phone and on paper
 QUALITY = 80  # of JPEG
-FRAME = re.compile(r": frame (?=\d+:)")  # how a warning about one frame begins, after its stage
+NUMBER = re.compile(r"\d+(?:\.\d+)?")
+ABOUT_ONE_FRAME = re.compile(r"^\w+: frame \d+:(?!.*\bframe \d)")  # a warning that names no other frame
 
 # What each file is for, in the order of the page.
 FILES = {
@@ -88,7 +89,7 @@ def grouped(warnings: Sequence[str]) -> list[tuple[str, str]]:
     """Return each warning's stage and text; those that say the same of several frames become one."""
     groups: dict[str, list[str]] = {}
     for warning in warnings:
-        groups.setdefault(re.sub(r"\d+", "#", warning) if FRAME.search(warning) else warning, []).append(warning)
+        groups.setdefault(NUMBER.sub("#", warning) if ABOUT_ONE_FRAME.search(warning) else warning, []).append(warning)
     together = []
     for same in groups.values():
         stage, _, text = (_merged(same) if len(same) > 1 else same[0]).partition(": ")
@@ -98,13 +99,13 @@ def grouped(warnings: Sequence[str]) -> list[tuple[str, str]]:
 
 def _merged(warnings: Sequence[str]) -> str:
     """Return one text for warnings that differ in numbers only: all frames, of other numbers the range."""
-    frames, *others = zip(*(re.findall(r"\d+", warning) for warning in warnings), strict=True)
-    ranges = [
-        values[0] if len(set(values)) == 1 else "{} to {}".format(*sorted(values, key=int)[:: len(values) - 1])
-        for values in others
-    ]
-    numbers = iter([", ".join(frames), *ranges])
-    return re.sub(r"\d+", lambda _: next(numbers), FRAME.sub(": frames ", warnings[0], count=1))
+    frames, *others = zip(*(NUMBER.findall(warning) for warning in warnings), strict=True)
+    ranges = []
+    for values in others:
+        low, *_, high = sorted(values, key=float)
+        ranges.append(low if low == high else f"{low} to {high}")
+    numbers = iter([", ".join(dict.fromkeys(frames)), *ranges])
+    return NUMBER.sub(lambda _: next(numbers), warnings[0].replace(": frame ", ": frames ", 1))
 
 
 def convergence(metrics: Path) -> Markup | None:

@@ -124,4 +124,6 @@ def test_the_files_that_were_written_are_as_good_as_the_report_says(outcome: Out
     assert abs(web.loss) < 0.5
     assert web.megabytes < full.megabytes
     with pytest.raises(MissingArtifactError, match="no committed output of stage mask"):
-        fetch_outputs(outcome.store, outcome.report["capture_id"], resolve_config("high"), stages, tmp_path / "none")
+        fetch_outputs(
+            outcome.store, outcome.report["capture_id"], resolve_config("high", {}), stages, tmp_path / "none"
+        )

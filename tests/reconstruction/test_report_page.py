@@ -144,12 +144,19 @@ def test_frames_with_the_same_fault_are_named_together() -> None:
             "condition: frame 27: left out: blurred, 1 % as sharp; move slowly",
             "condition: the capture has 10 frames",
             "condition: the capture has 11 frames",
+            "condition: frame 4: left out: as frame 5, which is sharper",
+            "condition: frame 6: left out: as frame 7, which is sharper",
+            "mask: frame 8: overlap 0.95",
+            "mask: frame 9: overlap 0.9",
         ]
     ) == [
         ("condition", "frames 13, 25, 27: left out: blurred, 1 to 10 % as sharp; move slowly"),
         ("mask", "frame 3: look at it"),
         ("condition", "the capture has 10 frames"),
         ("condition", "the capture has 11 frames"),
+        ("condition", "frame 4: left out: as frame 5, which is sharper"),
+        ("condition", "frame 6: left out: as frame 7, which is sharper"),
+        ("mask", "frames 8, 9: overlap 0.9 to 0.95"),
     ]
 
 
