@@ -4,12 +4,14 @@
  */
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
-import type { BrowserContext, Page } from 'playwright-core';
+import type { BrowserContext, Page, Route } from 'playwright-core';
 import { launch, PHONE, photosKept } from './browser';
 
 const [server, folder] = process.argv.slice(2) as [string, string];
 const FILES = readdirSync(folder).map((name) => join(folder, name));
 const AUTHORIZATION = `Basic ${Buffer.from('ann:right').toString('base64')}`;
+const LET_THROUGH = 3; // files, before a fault
+const OPEN = { 'Access-Control-Allow-Origin': '*' };
 const DONE = 'The server has it';
 
 async function operator(method: string, path: string): Promise<{ id: string; link: string }> {
@@ -44,6 +46,17 @@ async function phone(): Promise<{ context: BrowserContext; page: Page; sent: Map
   return { context, page, sent, pairing: id };
 }
 
+/** Let some files through, and do `otherwise` with the rest until the returned function is called. */
+async function letThrough(context: BrowserContext, otherwise: (route: Route) => Promise<void>): Promise<() => void> {
+  let [passed, lifted] = [0, false];
+  await context.route(/\/images\//, (route) =>
+    lifted || passed++ < LET_THROUGH ? route.continue() : otherwise(route),
+  );
+  return () => {
+    lifted = true;
+  };
+}
+
 async function until(ready: () => boolean): Promise<void> {
   while (!ready()) await new Promise((resolve) => setTimeout(resolve, 20));
 }
@@ -55,10 +68,13 @@ function summary(sent: Map<string, number>): { files: number; twice: number } {
 /** Cut the network once some files are through; it comes back. */
 async function networkCut() {
   const { context, page, sent } = await phone();
+  const lift = await letThrough(context, async (route) => {
+    await context.setOffline(true);
+    await route.abort('internetdisconnected');
+  });
   await page.getByRole('button', { name: 'Upload' }).click();
-  await until(() => sent.size >= 2);
-  await context.setOffline(true);
   await page.getByText('waiting: no connection').waitFor();
+  lift();
   await context.setOffline(false);
   await page.getByText(DONE).waitFor();
   await context.close();
@@ -68,10 +84,12 @@ async function networkCut() {
 /** The tab is closed while files are under way; the app is opened again later. */
 async function tabClosed() {
   const { context, page, sent } = await phone();
+  const lift = await letThrough(context, () => new Promise(() => undefined)); // no answer, ever
   await page.getByRole('button', { name: 'Upload' }).click();
-  await until(() => sent.size >= 2);
+  await until(() => sent.size >= LET_THROUGH);
   const address = page.url();
   await page.close();
+  lift();
   const again = await context.newPage();
   await again.goto(address); // goes on by itself
   await again.getByText('uploaded', { exact: true }).waitFor();
@@ -84,7 +102,7 @@ async function serverErrors() {
   const { context, page, sent } = await phone();
   let errors = 0;
   await context.route(/\/presign$|\/images\//, (route) =>
-    errors++ < 6 ? route.fulfill({ status: errors % 2 ? 500 : 503, body: 'down' }) : route.continue(),
+    errors++ < 6 ? route.fulfill({ status: errors % 2 ? 500 : 503, headers: OPEN, body: 'down' }) : route.continue(),
   );
   await page.getByRole('button', { name: 'Upload' }).click();
   await page.getByText(DONE).waitFor();
@@ -95,13 +113,15 @@ async function serverErrors() {
 /** The right to upload ends on the way; a new code is scanned and the rest goes under that. */
 async function pairingEnded() {
   const { context, page, sent, pairing } = await phone();
+  const lift = await letThrough(context, (route) => route.abort());
   await context.route(/\/presign$/, async (route) => {
-    if (sent.size >= 2) await operator('DELETE', `/${pairing}`);
+    if (sent.size >= LET_THROUGH) await operator('DELETE', `/${pairing}`);
     await route.continue();
   });
   await page.getByRole('button', { name: 'Upload' }).click();
   await page.getByText('The pairing has ended').waitFor();
   const before = sent.size;
+  lift();
   await context.unroute(/\/presign$/);
   const { link } = await operator('POST', '');
   await page.goto(link); // the same page: its pairing changes
