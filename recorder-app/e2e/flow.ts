@@ -120,7 +120,7 @@ await page.getByRole('button', { name: 'Upload' }).waitFor();
 await shot('review');
 
 // A photo is deleted, the page is closed and opened again: everything else is still there.
-await page.getByRole('button', { name: 'Photo 3' }).click();
+await page.getByRole('button', { name: 'Photo 3', exact: true }).click();
 await page.getByRole('button', { name: 'Delete 1 photo' }).click();
 await page.getByRole('button', { name: 'Photo 3', exact: true }).waitFor({ state: 'detached' });
 await page.getByLabel('Name').fill('Gear box cover');
