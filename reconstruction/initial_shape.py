@@ -19,6 +19,7 @@ AIR_CELLS = 2  # cells between the shape and the lattice's border, which is held
 # Shares of the views that may be wrong about a point. With exact masks and poses 0 is best, with a phone's 0 carves
 # the object away; one of these is chosen by how well the hull explains the masks.
 TOLERANCES = (0.0, 0.02, 0.05, 0.1, 0.15)
+OPENING = 0.02  # share of the views that may be wrong about a point far from their outlines
 STRAY = 0.015  # unit-frame lengths that a point may lie outside the hull; beyond, it is a mistake
 AGREEMENT_SLACK = 0.015  # the coarse grid cuts thin parts by about this much; of equals the least tolerant is taken
 
@@ -27,7 +28,8 @@ class VisualHull:
     """The visual hull of the training views within the object's box.
 
     Attributes: `low` and `high` (3,) are the corners of its extent, unit frame; `tolerance` is the share of the views
-    that was let be wrong; `points` are the views' points without those that lie outside.
+    that was let be wrong, `far_tolerance` the share that was where it shows a point far from its outline; `points` are
+    the views' points without those that lie outside.
     """
 
     def __init__(self, views: Views, object_size: NDArray[np.float64], rasterizer: Rasterizer) -> None:
@@ -49,20 +51,23 @@ class VisualHull:
         self._pixel_from_unit, self._focal = views.pixel_from_unit(), views.focal()
         reach = object_size / 2 + BOX_MARGIN * object_size.max()
         lattice = Lattice(-reach, reach, float(2 * reach.max() / PROBE_CELLS))
-        agreement = {}
-        for tolerance in TOLERANCES:
-            sdf = self._signed_distance(lattice.positions, tolerance)
-            if ((sdf < 0) & ~lattice.border).any():
-                agreement[tolerance] = self._mask_agreement(
-                    Surface.from_distance(lattice, sdf, views.images.device), rasterizer
-                )
+        agreement = {
+            tolerance: value
+            for tolerance in TOLERANCES
+            if (value := self._agreement(lattice, tolerance, tolerance, rasterizer)) is not None
+        }
         if not agreement:
             raise ReconstructionError(
                 "reconstruct: the masks agree on no point of space; check that the masks show the object and that the "
                 "poses and the object's box are right"
             )
         enough = max(agreement.values()) - AGREEMENT_SLACK
-        self.tolerance = min(tolerance for tolerance, value in agreement.items() if value >= enough)
+        self.tolerance = self.far_tolerance = min(t for t, value in agreement.items() if value >= enough)
+        if self.tolerance > OPENING:
+            opened = self._agreement(lattice, self.tolerance, OPENING, rasterizer)
+            # Masks with a piece missing would open what is closed, and fit the others less.
+            if opened is not None and opened >= agreement[self.tolerance] - AGREEMENT_SLACK:
+                self.far_tolerance = OPENING
         inside = lattice.positions[self.signed_distance(lattice.positions) < 0].astype(np.float64)
         self.low = np.maximum(inside.min(axis=0) - lattice.spacing, -reach)
         self.high = np.minimum(inside.max(axis=0) + lattice.spacing, reach)
@@ -73,7 +78,7 @@ class VisualHull:
 
     def signed_distance(self, points: Float32Array) -> Float32Array:
         """Return the signed distance (N,) at points (N, 3), unit-frame lengths, negative inside."""
-        return self._signed_distance(points, self.tolerance)
+        return self._signed_distance(points, self.tolerance, self.far_tolerance)
 
     def carved_distance(self, points: Float32Array) -> Float32Array:
         """Return the signed distance (N,) at points (N, 3) to the hull without what its views see through."""
@@ -84,15 +89,20 @@ class VisualHull:
             distance[inside] = np.maximum(distance[inside], free)
         return distance
 
-    def _signed_distance(self, points: Float32Array, tolerance: float) -> Float32Array:
+    def _signed_distance(self, points: Float32Array, tolerance: float, far_tolerance: float) -> Float32Array:
         return hull_signed_distance(
-            points, self._distances, self._pixel_from_unit, self._focal, tolerance, self._windows
+            points, self._distances, self._pixel_from_unit, self._focal, tolerance, self._windows, far_tolerance
         )
 
-    def _mask_agreement(self, surface: Surface, rasterizer: Rasterizer) -> float:
-        """Return the median over the views of the overlap (IoU) of the surface's outline with the mask."""
+    def _agreement(
+        self, lattice: Lattice, tolerance: float, far_tolerance: float, rasterizer: Rasterizer
+    ) -> float | None:
+        """Return the median over the views of the overlap (IoU) of the hull's outline with the mask, if any is left."""
+        sdf = self._signed_distance(lattice.positions, tolerance, far_tolerance)
+        if not ((sdf < 0) & ~lattice.border).any():
+            return None
         with torch.no_grad():
-            mesh = surface.mesh()
+            mesh = Surface.from_distance(lattice, sdf, self._views.images.device).mesh()
             clip = to_clip(mesh.vertices, self._views.clip_from_camera @ self._views.camera_from_unit)
         overlaps = []
         for k in range(len(self._views)):

@@ -2,7 +2,8 @@
 
 Every view carries a signed distance to its silhouette, in pixels; times depth over focal length it is a
 length in space. The hull's signed distance is the maximum over the views, and taking the (1 - disagree) quantile
-instead lets a share of the views be wrong (bad mask, bad pose) without carving the object away.
+instead lets a share of the views be wrong (bad mask, bad pose) without carving the object away. A wrong pose shifts an
+outline by a little: views that show background far from any outline look through an opening, so fewer may be overruled.
 """
 
 import cv2
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from reconstruction.tetgrid import Float32Array
 
 EVERYWHERE = (slice(None), slice(None))
+FAR = 0.03  # unit-frame lengths from an outline, beyond which no error of a pose explains what a view shows
 
 
 def silhouette_distance(mask: NDArray[np.uint8], window: tuple[slice, slice] = EVERYWHERE) -> Float32Array:
@@ -37,7 +39,7 @@ def _distance_to(there: NDArray[np.uint8]) -> Float32Array:
 
 
 @njit(cache=True, parallel=True, nogil=True)
-def _hull(points, distances, windows, pixel_from_unit, focal, rank_from_top, unseen):  # type: ignore[no-untyped-def]
+def _hull(points, distances, windows, pixel_from_unit, focal, rank_from_top, far_rank, unseen):  # type: ignore[no-untyped-def]
     n_views, height, width = distances.shape
     out = np.empty(len(points), np.float32)
     for i in prange(len(points)):
@@ -70,9 +72,9 @@ def _hull(points, distances, windows, pixel_from_unit, focal, rank_from_top, uns
         if seen == 0:
             out[i] = unseen
         else:
-            # Of the views that see the point, the share that may be wrong is the same.
-            rank = rank_from_top * seen // n_views
-            out[i] = top[rank_from_top - rank]
+            # Of the views that see the point, the shares that may be wrong are the same.
+            near = top[rank_from_top - rank_from_top * seen // n_views]
+            out[i] = max(near, top[rank_from_top - far_rank * seen // n_views] - np.float32(FAR))
     return out
 
 
@@ -83,18 +85,23 @@ def hull_signed_distance(
     focal: NDArray[np.float64],
     disagree: float,
     windows: NDArray[np.float64] | None = None,
+    far_disagree: float = 1.0,
 ) -> Float32Array:
     """Return an approximate signed distance (N,) to the visual hull, unit-frame lengths, negative inside.
 
     points (N, 3) in the unit frame; distances (B, H, W) from `silhouette_distance`; pixel_from_unit (B, 3, 4)
     projects the unit frame to pixels with positive depth in front; focal (B,) in pixels; `disagree` is the share of
-    the views, 0 to 1, that may say "outside" about a point that is inside; windows (B, 4) are the left, top, right and
-    bottom edges of what each view knows, pixels (None: all of the image). Points that no view sees are outside.
+    the views, 0 to 1, that may say "outside" about a point that is inside, and `far_disagree` the share that may say so
+    of a point farther than `FAR` from their outlines; windows (B, 4) are the left, top, right and bottom edges of what
+    each view knows, pixels (None: all of the image). Points that no view sees are outside.
     """
     rank_from_top = int(disagree * len(distances))
+    far_rank = min(int(far_disagree * len(distances)), rank_from_top)
     if windows is None:
         windows = np.tile([0.0, 0.0, distances.shape[2], distances.shape[1]], (len(distances), 1))
-    return np.asarray(_hull(points, distances, windows, pixel_from_unit, focal, rank_from_top, np.float32(1.0)))
+    return np.asarray(
+        _hull(points, distances, windows, pixel_from_unit, focal, rank_from_top, far_rank, np.float32(1.0))
+    )
 
 
 def sphere_signed_distance(points: Float32Array, radius: float) -> Float32Array:

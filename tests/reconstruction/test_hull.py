@@ -4,7 +4,7 @@ from scipy.ndimage import distance_transform_edt
 from views_of_a_ball import look_at
 
 from reconstruction.cameras import clip_from_camera, inverse_rigid
-from reconstruction.visual_hull import hull_signed_distance, silhouette_distance, sphere_signed_distance
+from reconstruction.visual_hull import FAR, hull_signed_distance, silhouette_distance, sphere_signed_distance
 from scan2twin.capture.models import Intrinsics
 
 SIDE, FOCAL, DISTANCE, RADIUS = 128, 200.0, 2.0, 0.4
@@ -81,6 +81,25 @@ def test_a_share_of_wrong_masks_does_not_carve_the_object_away(sphere_views):
     assert (hull_signed_distance(inside, wrong, projections, focal, disagree=0.1) < 0).all()
     outside = np.array([[0.55, 0, 0], [0, 0, -0.55]], np.float32)
     assert (hull_signed_distance(outside, wrong, projections, focal, disagree=0.1) > 0).all()
+
+
+def test_views_that_look_through_an_opening_are_not_overruled(sphere_views):
+    """Three of 24 views see background in the middle, as through a ring; three others an outline that is a bit off."""
+    distances, projections, focal = sphere_views
+    seen = distances.copy()
+    pixel = np.arange(SIDE) + 0.5 - SIDE / 2
+    seen[:3] = np.maximum(seen[:3], 12 - np.hypot(*np.meshgrid(pixel, pixel)))
+    seen[3:6] = distances[3:6] + 1.5  # pixels: 0.015 of a unit-frame length
+    middle, rim = np.zeros((1, 3), np.float32), np.array([[0.0, 0.36, 0.0]], np.float32)
+
+    def distance(points, far_disagree):
+        return hull_signed_distance(points, seen, projections, focal, disagree=0.15, far_disagree=far_disagree)
+
+    assert distance(middle, 0.15) < 0
+    # 12 pixels at 2 over 200 is 0.12; the opening is widened by no more than FAR.
+    np.testing.assert_allclose(distance(middle, 0.05), 12 * DISTANCE / FOCAL - FAR, atol=0.01)
+    np.testing.assert_array_equal(distance(rim, 0.05), distance(rim, 0.15))
+    assert distance(rim, 0.05) < 0
 
 
 def test_points_that_no_view_sees_are_outside(sphere_views):
