@@ -10,6 +10,7 @@ import { launch, recordErrors } from './browser';
 
 const [airflow, session, run, review, out] = process.argv.slice(2) as [string, string, string, string, string];
 const DAG = `${airflow}/dags/reconstruct_capture/runs`;
+const GALLERY = `${airflow}/plugin/captures-and-models`;
 
 const browser = await launch();
 const downloads: Record<string, string> = {};
@@ -55,9 +56,8 @@ for (const theme of ['light', 'dark'] as const) {
   await pairing.getByRole('button', { name: 'Show a code' }).click();
   await pairing.getByText('Waiting for the phone').waitFor();
   await shot('pair');
-  const gallery = await inside(page, `${airflow}/plugin/captures-and-models`, 'Captures and models');
-  await gallery.getByText('model ready').waitFor();
-  seen['card'] = await gallery.locator('.words').first().innerText();
+  const gallery = await inside(page, GALLERY, 'Captures and models');
+  await gallery.locator('.state').first().waitFor();
   await shot('gallery');
   await page.goto(`${DAG}/${run}`);
   await page.getByRole('link', { name: '3D model' }).click();
@@ -83,6 +83,14 @@ for (const theme of ['light', 'dark'] as const) {
   }
   await masks.locator('img.sheet').evaluate((image: HTMLImageElement) => image.decode());
   await shot('masks');
+  if (theme === 'dark') {
+    // The run with the review goes on now, and finds everything done.
+    const state = gallery.getByText('model ready');
+    while ((await inside(page, GALLERY, 'Captures and models').then(() => state.count())) === 0)
+      await page.waitForTimeout(2_000);
+    seen['card'] = await gallery.locator('.words').first().innerText();
+    await shot('gallery-ready');
+  }
   await page.context().close();
 }
 await browser.close();
