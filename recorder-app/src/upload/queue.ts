@@ -40,12 +40,15 @@ export async function upload(
   captureId: string,
   { signal, onProgress = () => undefined, sleep = wait }: UploadOptions = {},
 ): Promise<string> {
+  let created = false;
   let failures = 0;
   let repairs = 0;
   for (;;) {
     signal?.throwIfAborted();
     const capture = new PendingUpload(database, api, captureId, signal, onProgress);
     try {
+      if (!created) await capture.create();
+      created = true;
       const completion = await capture.round(() => (failures = 0));
       if (completion?.state === 'complete') {
         await database.updateCapture(captureId, { state: 'uploaded', runId: completion.runId });
@@ -74,12 +77,15 @@ class PendingUpload {
     private readonly onProgress: (progress: UploadProgress) => void,
   ) {}
 
+  /** Tell the server of the capture. Again is harmless, and binds a new pairing to a capture that is half there. */
+  async create(): Promise<void> {
+    await this.api.create((await this.read()).capture);
+  }
+
   async round(onSuccess: () => void): Promise<Completion | null> {
     const { capture, frames, items, framesBytes } = await this.read();
     const missing = items.filter((item) => !isSent(item, capture.uploadedDocument));
     this.tell(items, missing, '');
-    // Creating again is harmless, and refuses at once what has no right to upload.
-    if (missing.length === items.length) await this.api.create(capture);
     if (missing.length > 0) {
       const batch = missing.slice(0, BATCH);
       await this.send(batch, await this.api.presign(this.captureId, batch.map(bare)), framesBytes, onSuccess);
