@@ -69,8 +69,6 @@ def test_nothing_is_lost_and_nothing_is_sent_twice(server: Server, photos: Path)
         # What was under way when it was cut may have arrived without the phone knowing.
         assert seen[name]["twice"] <= PARALLEL, name
     assert seen["pairingEnded"]["before"] < seen["files"]
-    assert seen["storageFull"]["full"] == seen["storageFull"]["before"]
-    assert seen["storageFull"]["after"] == seen["storageFull"]["before"] + 2
     assert seen["twoAtOnce"] == [{"files": seen["files"], "twice": 0}] * 2
     assert len(server.started) == 6
     assert len({capture_id for capture_id, _ in server.started}) == 6
