@@ -92,7 +92,8 @@ class FaultProxy:
                 piece = len(data) // 10 + 1 if fault is Fault.SLOW else len(data) + 1
                 for start in range(0, len(data) // 2 if cut else len(data), piece) if self.command != "HEAD" else ():
                     self.wfile.write(data[start : len(data) // 2 if cut else start + piece])
-                    time.sleep(PAUSE_S if fault is Fault.SLOW else 0)
+                    if fault is Fault.SLOW:
+                        time.sleep(PAUSE_S)
                 self.close_connection = self.close_connection or cut
 
             def log_message(self, *_: object) -> None:
