@@ -1,6 +1,6 @@
 /**
- * What an operator sees in Airflow: `tsx e2e/pages.ts AIRFLOW SESSION RUN REVIEW OUT`, where SESSION is a user's token,
- * RUN a run that has ended well and REVIEW one whose masks wait to be approved.
+ * What an operator sees in Airflow: `tsx e2e/pages.ts AIRFLOW SESSION NAME RUN REVIEW OUT`, where SESSION is a user's
+ * token, NAME a capture's, RUN a run of it that has ended well and REVIEW one whose masks wait to be approved.
  *
  * Leaves screenshots in light and dark in OUT, approves the masks, and prints what it saw as JSON.
  */
@@ -8,7 +8,14 @@ import { readFileSync } from 'node:fs';
 import type { FrameLocator, Page } from 'playwright-core';
 import { launch, recordErrors } from './browser';
 
-const [airflow, session, run, review, out] = process.argv.slice(2) as [string, string, string, string, string];
+const [airflow, session, name, run, review, out] = process.argv.slice(2) as [
+  string,
+  string,
+  string,
+  string,
+  string,
+  string,
+];
 const DAG = `${airflow}/dags/reconstruct_capture/runs`;
 const GALLERY = `${airflow}/plugin/captures-and-models`;
 
@@ -85,10 +92,11 @@ for (const theme of ['light', 'dark'] as const) {
   await shot('masks');
   if (theme === 'dark') {
     // The run with the review goes on now, and finds everything done.
-    const state = gallery.getByText('model ready');
+    const card = gallery.locator('.words', { hasText: name });
+    const state = card.getByText('model ready');
     while ((await inside(page, GALLERY, 'Captures and models').then(() => state.count())) === 0)
       await page.waitForTimeout(2_000);
-    seen['card'] = await gallery.locator('.words').first().innerText();
+    seen['card'] = await card.innerText();
     await shot('gallery-ready');
   }
   await page.context().close();

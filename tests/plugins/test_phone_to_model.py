@@ -162,7 +162,7 @@ def test_a_part_is_recorded_and_its_model_appears_in_the_runs_tab(
         conf = {"capture_id": capture_id, "preset": "draft", "overrides": QUICK, "review": True}
         airflow.api.trigger(DAG_ID, "with-review", conf)
         wait_for_state(airflow, "with-review", "review_masks", {"deferred", "awaiting_input"})
-        pages = script("pages", airflow.url, session, run_id, "with-review", shots)
+        pages = script("pages", airflow.url, session, "Gear box cover", run_id, "with-review", shots)
         if kept := os.environ.get("SCAN2TWIN_TEST_SCREENSHOTS"):
             shutil.copytree(shots, kept, dirs_exist_ok=True)
         np.testing.assert_allclose(pages["size"], PART_M, rtol=SIZE_TOLERANCE)
