@@ -27,7 +27,10 @@ const errors: string[][] = [];
 async function open(theme: 'light' | 'dark'): Promise<Page> {
   const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, colorScheme: theme });
   await context.addCookies([{ name: '_token', value: session, url: airflow }]);
-  await context.addInitScript((chosen) => localStorage.setItem('theme', chosen), theme);
+  // Not in the report's frame, which is sandboxed and has no storage.
+  await context.addInitScript((chosen) => {
+    if (window === window.top) localStorage.setItem('theme', chosen);
+  }, theme);
   const page = await context.newPage();
   page.setDefaultTimeout(90_000);
   errors.push(recordErrors(page));
