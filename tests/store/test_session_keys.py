@@ -86,6 +86,22 @@ def test_a_stage_writes_its_own_outputs_and_nothing_else(
         assert whole.read_bytes(key) == key.encode()
 
 
+def test_the_first_stage_alone_may_make_a_capture_of_a_scan_that_waits(whole: ArtifactStore) -> None:
+    mine, of_another = "uploads/sources/skull/scan.zip", "uploads/sources/banana/scan.zip"
+    for key in (mine, of_another):
+        whole.put_bytes(key, b"PK")
+    with keys_of(whole, "mask") as narrow:
+        assert refuses(lambda: narrow.read_bytes(mine))
+    with keys_of(whole, "validate") as narrow:
+        assert narrow.read_bytes(mine) == b"PK"
+        assert not narrow.exists("uploads/sources/skull/source.json")
+        narrow.put_bytes("captures/2026/11/20/skull/frames.jsonl", b"{}")
+        narrow.delete(mine)
+        assert refuses(lambda: narrow.read_bytes(of_another))
+        assert refuses(lambda: narrow.put_bytes("captures/2026/11/20/banana/frames.jsonl", b"{}"))
+        assert refuses(lambda: narrow.put_bytes("artifacts/skull/mask/f/manifest.json", b"{}"))
+
+
 def test_large_files_go_up_in_parts(whole: ArtifactStore, tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(b"x" * (17 << 20))
     with keys_of(whole, "reconstruct") as narrow:
@@ -103,8 +119,9 @@ def test_a_folder_has_no_keys(tmp_path: Path) -> None:
         stage_keys(DirectoryStore(tmp_path), "skull", stage_named("mask"), AN_HOUR)
 
 
-def test_the_policy_names_the_stores_own_buckets() -> None:
-    policy = stage_policy("acme-{}".format, "skull", stage_named("mask"))
+@pytest.mark.parametrize("stage", ["validate", "mask"])
+def test_the_policy_names_the_stores_own_buckets(stage: str) -> None:
+    policy = stage_policy("acme-{}".format, "skull", stage_named(stage))
     resources = [resource for statement in policy["Statement"] for resource in statement["Resource"]]
     assert all(resource.startswith("arn:aws:s3:::acme-") for resource in resources)
     assert len(str(policy)) < 2048  # the longest that AWS takes
