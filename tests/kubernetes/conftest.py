@@ -86,6 +86,4 @@ def studio(
             for area in AREAS:  # a pod's keys may make no bucket
                 store.put_bytes(f"{area}/first", b"")
                 store.delete(f"{area}/first")
-            studio = Studio(airflow, api, proxy, store, hook)
-            yield studio
-            studio.end_orphans()
+            yield Studio(airflow, api, proxy, store, hook)

@@ -1,12 +1,12 @@
 """Airflow with the Kubernetes runner as the tests see it: what they start, break, wait for and read."""
 
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import psutil
 from api_double import ApiDouble
 from cluster import Fault, PodFault
 from fault_proxy import FaultProxy
@@ -16,7 +16,7 @@ from scan2twin.airflow_server import AirflowApi, AirflowError, LocalAirflow
 from scan2twin.store import ArtifactStore
 
 DAG_ID = "reconstruct_capture"
-LIMIT_S = 600.0
+LIMIT_S = 300.0
 
 
 class Studio:
@@ -28,7 +28,6 @@ class Studio:
         self.airflow, self.kubernetes, self.proxy, self.store = airflow, kubernetes, proxy, store
         self.told = hook.told  # what the webhook heard
         self.cluster = kubernetes.cluster
-        self._orphans: list[int] = []  # process groups of schedulers that were killed: their workers live on
 
     @property
     def api(self) -> AirflowApi:
@@ -80,21 +79,22 @@ class Studio:
 
     @contextmanager
     def without_scheduler(self) -> Iterator[None]:
-        """End the scheduler as a power cut would, and start another one at the end."""
+        """End the scheduler as its container's death would, tasks and all, and start another one at the end.
+
+        A worker that lived on would hold the scheduler's connection to the database open, and with it whatever the
+        scheduler had locked at that moment: the next scheduler would wait for ever.
+        """
         scheduler = self.airflow._processes["scheduler"]
-        scheduler.kill()
+        family = [psutil.Process(scheduler.pid), *psutil.Process(scheduler.pid).children(recursive=True)]
+        for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: none notices the death of another
+            for process in family:
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
         scheduler.wait()
-        self._orphans.append(scheduler.pid)
         try:
             yield
         finally:
             self.airflow._start("scheduler", ["scheduler", "--skip-serve-logs"])
-
-    def end_orphans(self) -> None:
-        """End what the killed schedulers left running."""
-        for group in self._orphans:
-            with suppress(ProcessLookupError):
-                os.killpg(group, signal.SIGKILL)
 
     def wait_for(self, what: str, look: Callable[[], Any]) -> Any:
         deadline = time.monotonic() + LIMIT_S
