@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -42,6 +43,7 @@ FIELD_OF_VIEW = 40.0  # degrees
 SUPERSAMPLING = 4  # samples along each side of a pixel
 SURFACE_SAMPLES = 60_000
 REPEATS = 10
+RASTERISED_TRIANGLES = 20_000  # at least; a mesh with fewer is subdivided
 
 
 @dataclass(frozen=True)
@@ -236,14 +238,15 @@ def benchmark_dataset(
 def benchmark_kernels(known: KnownMesh, config: ReconstructConfig) -> list[KernelFigures]:
     """Time the parts of an iteration, and whole ones, on the start of a reconstruction of `known`.
 
-    Kernels that work on images are timed at `config.resolution`, twice and four times that; whole iterations at
-    `config.resolution` and twice that, for every `appearance`.
+    Kernels that work on images are timed at `config.resolution`, twice and four times that, the rasteriser also on
+    the mesh itself; whole iterations at `config.resolution` and twice that, for every `appearance`.
     """
     torch.set_num_threads(1)
     sides = [config.resolution * factor for factor in (1, 2, 4)]
     views = {side: _views(known, side) for side in sides[:2]}
     optimiser = _started(views[sides[0]], known, config)
-    work = [_geometry_kernels(optimiser)] + [_image_kernels(optimiser, side) for side in sides]
+    work = [_geometry_kernels(optimiser), _rasteriser_on_mesh(optimiser, known, sides)]
+    work += [_image_kernels(optimiser, side) for side in sides]
     figures = [KernelFigures(name, _milliseconds(part)) for kernels in work for name, part in kernels.items()]
     for side in sides[:2]:
         for appearance in get_args(ReconstructConfig.model_fields["appearance"].annotation):
@@ -281,6 +284,21 @@ def _geometry_kernels(optimiser: Optimiser) -> dict[str, Callable[[], object]]:
         ),
         f"adjacency of {len(faces)} triangles": lambda: optimiser.rasterizer.build_topology(faces),
         "material field, 20,000 points, forward and backward": material,
+    }
+
+
+def _rasteriser_on_mesh(optimiser: Optimiser, known: KnownMesh, sides: list[int]) -> dict[str, Callable[[], object]]:
+    mesh = known.mesh
+    while len(mesh.faces) < RASTERISED_TRIANGLES:
+        mesh = mesh.subdivide()
+    faces = torch.tensor(np.asarray(mesh.faces), dtype=torch.int32)
+    vertices = torch.tensor(mesh.vertices, dtype=torch.float32)
+    clip = to_clip(vertices, optimiser.clip_from_unit(0).detach()[None]).contiguous()
+    return {
+        f"rasterise the mesh in {len(faces)} triangles at {side}²": partial(
+            optimiser.rasterizer.rasterize, clip, faces, (side, side)
+        )
+        for side in sides
     }
 
 
