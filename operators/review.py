@@ -35,20 +35,21 @@ class MaskReviewOperator(ApprovalOperator):  # type: ignore[misc]  # airflow is 
 def contact_sheet(params: Any) -> str:
     """Return a link to the contact sheet, signed where the store is S3; else its path.
 
-    Raises StoreError if the store cannot be reached, MissingArtifactError if there is no such capture.
+    Raises StoreError if the store cannot be reached, MissingArtifactError if the capture or its masks are gone.
     """
     # Imported where they are needed: they bring the store's client along.
     from scan2twin.config import resolve_config
-    from scan2twin.runner import find_capture, fingerprints, output_folder
-    from scan2twin.stages import stage_named
+    from scan2twin.errors import MissingArtifactError
+    from scan2twin.runner import committed_output
     from scan2twin.store import open_store
-    from scan2twin.store.artifacts import read_manifest
     from scan2twin.store.s3 import S3Store
 
-    store, stage = open_store(), stage_named("mask")
-    config = resolve_config(params["preset"], params["overrides"])
-    known = fingerprints(find_capture(store, params["capture_id"]), config)
-    folder = output_folder(params["capture_id"], stage, known[stage.name])
-    manifest = read_manifest(store, folder)
-    key = f"{folder}/{manifest.attempt if manifest else ''}/{CONTACT_SHEET}"
+    store, config = open_store(), resolve_config(params["preset"], params["overrides"])
+    found = committed_output(store, params["capture_id"], config, "mask")
+    if found is None:
+        raise MissingArtifactError(
+            f"capture {params['capture_id']!r} has no masks of preset {params['preset']} any more; clear the task mask"
+        )
+    folder, manifest = found
+    key = f"{folder}/{manifest.attempt}/{CONTACT_SHEET}"
     return store.presigned_url("GET", key, LINK_LIFETIME) if isinstance(store, S3Store) else f"{store.uri}/{key}"

@@ -26,10 +26,8 @@ from plugins.views import ViewHost
 from scan2twin.capture.models import CAPTURE_ID_PATTERN
 from scan2twin.config import Preset, resolve_config
 from scan2twin.errors import ConfigError, StoreError
-from scan2twin.runner import find_capture, fingerprints, output_folder
-from scan2twin.stages import stage_named
+from scan2twin.runner import committed_output
 from scan2twin.store import ArtifactStore, open_store
-from scan2twin.store.artifacts import read_manifest
 from scan2twin.store.s3 import S3Store
 
 DAG_ID = "reconstruct_capture"
@@ -139,10 +137,8 @@ def stage_output(store: ArtifactStore, run: Run, stage: str) -> str | None:
         config = resolve_config(run.preset, dict(run.overrides))
     except ValueError as error:  # no such preset
         raise ConfigError(f"run {run.run_id}: {error}") from None
-    fingerprint = fingerprints(find_capture(store, run.capture_id), config)[stage]
-    folder = output_folder(run.capture_id, stage_named(stage), fingerprint)
-    manifest = read_manifest(store, folder)
-    return None if manifest is None else f"{folder}/{manifest.attempt}"
+    found = committed_output(store, run.capture_id, config, stage)
+    return found and f"{found[0]}/{found[1].attempt}"
 
 
 def review_path(run_id: str) -> str:

@@ -127,22 +127,33 @@ def output_folder(capture_id: str, stage: Stage, stage_fingerprint: str) -> str:
     return f"{ARTIFACTS}/{capture_id}/{stage.name}/{stage_fingerprint}"
 
 
+def committed_output(
+    store: ArtifactStore, capture_id: str, config: PipelineConfig, name: str
+) -> tuple[str, Manifest] | None:
+    """Return the folder of the stage `name` and the manifest of what it left there; None if it has not ended.
+
+    Raises MissingArtifactError if there is no such capture.
+    """
+    known = fingerprints(find_capture(store, capture_id), config)
+    folder = output_folder(capture_id, stages.stage_named(name), known[name])
+    manifest = read_manifest(store, folder)
+    return None if manifest is None else (folder, manifest)
+
+
 def fetch_outputs(
     store: ArtifactStore, capture_id: str, config: PipelineConfig, names: Sequence[str], target: Path
 ) -> StageInputs:
     """Write the committed outputs of the stages `names` below `target`. Raises MissingArtifactError."""
-    known = fingerprints(find_capture(store, capture_id), config)
     folders = {}
     for name in names:
-        folder = output_folder(capture_id, stages.stage_named(name), known[name])
-        manifest = read_manifest(store, folder)
-        if manifest is None:
+        found = committed_output(store, capture_id, config, name)
+        if found is None:
             raise MissingArtifactError(
                 f"capture {capture_id!r} has no committed output of stage {name} under this configuration; run it first"
             )
         folders[name] = target / name
         folders[name].mkdir(parents=True)
-        download(store, folder, manifest, folders[name])
+        download(store, *found, folders[name])
     return StageInputs(folders)
 
 

@@ -22,6 +22,7 @@ from scan2twin.airflow_home import AirflowHome
 from scan2twin.airflow_server import AirflowApi, AirflowError, free_port
 from scan2twin.capture.reader import read_capture
 from scan2twin.capture.writer import write_capture
+from scan2twin.orchestration_benchmark import LITTLE_WORK
 from scan2twin.stages import STAGES
 from scan2twin.store import ArtifactStore
 from scan2twin.store.directory import DirectoryStore
@@ -32,16 +33,8 @@ EVERY = 5  # of spot's 60 frames
 DAG_ID = "reconstruct_capture"
 LIMIT_S = 900.0  # for anything; an idle machine needs less than a tenth
 pytestmark = pytest.mark.timeout(2 * LIMIT_S)
-# The smallest work that still gives a model.
-SMALL: dict[str, dict[str, Any]] = {
-    "condition": {"long_side": 256},
-    "refine_poses": {"enabled": False},
-    "mask": {"resolution": 96, "refine": False},
-    "reconstruct": {"iterations": 12, "resolution": 96, "grid": 16},
-    "export": {"texture_size": 128, "refine_iterations": 2, "turntable_frames": 2, "turntable_size": 64},
-}
-ENDLESS = SMALL | {"reconstruct": SMALL["reconstruct"] | {"iterations": 100_000}}
-CONF = {"capture_id": "spot-small", "preset": "draft", "overrides": SMALL}
+ENDLESS = {**LITTLE_WORK, "reconstruct": {**LITTLE_WORK["reconstruct"], "iterations": 100_000}}
+CONF = {"capture_id": "spot-small", "preset": "draft", "overrides": LITTLE_WORK}
 
 
 def wait_for(what: str, look: Callable[[], Any]) -> Any:
@@ -236,7 +229,7 @@ def test_one_interrupt_ends_everything(up: Up) -> None:
 def test_the_demo_leaves_the_model_and_no_process(up: Up, tmp_path: Path) -> None:
     done = scan2twin(
         "demo", "--out", str(tmp_path), "--capture", str(up.capture), "--preset", "draft",
-        "--config", json.dumps(SMALL), "--home", str(up.home.folder), "--store", str(up.folder / "store"),
+        "--config", json.dumps(LITTLE_WORK), "--home", str(up.home.folder), "--store", str(up.folder / "store"),
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert {"model.glb", "model.json", "report.json", "preview.png"} <= {path.name for path in tmp_path.iterdir()}
@@ -246,7 +239,7 @@ def test_the_demo_leaves_the_model_and_no_process(up: Up, tmp_path: Path) -> Non
 
 
 def test_a_demo_that_fails_says_which_stage_and_why(up: Up, tmp_path: Path) -> None:
-    few = {**SMALL, "validate": {"min_frames": 50}}
+    few = {**LITTLE_WORK, "validate": {"min_frames": 50}}
     done = scan2twin(
         "demo", "--out", str(tmp_path / "out"), "--capture", str(up.capture), "--config", json.dumps(few),
         "--home", str(up.home.folder), "--store", str(up.folder / "store"),
