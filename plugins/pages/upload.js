@@ -14,7 +14,11 @@ async function call(path, body, token) {
 function idOf(name) {
   const random = crypto.getRandomValues(new Uint8Array(HEX_DIGITS / 2));
   const hex = Array.from(random, (byte) => byte.toString(16).padStart(2, '0')).join('');
-  const words = name.toLowerCase().replace(/\.[^.]*$/, '').replace(/[^a-z0-9]+/g, '-').replace(/^-+|-+$/g, '');
+  const words = name
+    .toLowerCase()
+    .replace(/\.[^.]*$/, '')
+    .replace(/[^a-z0-9]+/g, '-')
+    .replace(/^-+|-+$/g, '');
   return `${words.slice(0, 48) || 'scan'}-${hex}`;
 }
 
@@ -27,7 +31,9 @@ function put(upload, file) {
     request.upload.onprogress = (event) => (element('sent').value = event.loaded / event.total);
     // 412: it is there already.
     request.onload = () =>
-      request.status === 200 || request.status === 412 ? resolve() : reject(new Error(`the store says ${request.status}`));
+      request.status === 200 || request.status === 412
+        ? resolve()
+        : reject(new Error(`the store says ${request.status}`));
     request.onerror = () => reject(new Error('the store cannot be reached from this browser; try again'));
     request.send(file);
   });
