@@ -25,15 +25,15 @@ def test_figures_of_a_view_are_those_worked_out_by_hand():
     assert figures.psnr_foreground == pytest.approx(-10 * np.log10((0.8 * 0.1**2) + 0.2 * 0.6**2), abs=1e-4)
 
 
-def ssim_by_windows(x, y):
+def ssim_by_windows(x, y, side=11):
     """The formula of Wang et al. 2004, window by window, in float64."""
-    ramp = np.arange(11) - 5
+    ramp = np.arange(side) - (side - 1) / 2
     weight = np.exp(-(ramp[:, None] ** 2 + ramp**2) / (2 * 1.5**2))
     weight /= weight.sum()
     found = []
-    for row in range(x.shape[0] - 10):
-        for column in range(x.shape[1] - 10):
-            a, b = (image[row : row + 11, column : column + 11] for image in (x, y))
+    for row in range(x.shape[0] - side + 1):
+        for column in range(x.shape[1] - side + 1):
+            a, b = (image[row : row + side, column : column + side] for image in (x, y))
             mean_a, mean_b = (weight * a).sum(), (weight * b).sum()
             var_a, var_b = (weight * (a - mean_a) ** 2).sum(), (weight * (b - mean_b) ** 2).sum()
             both = (weight * (a - mean_a) * (b - mean_b)).sum()
@@ -52,6 +52,9 @@ def test_ssim_is_that_of_its_definition():
     expected = np.mean([ssim_by_windows(x[..., c], y[..., c]) for c in range(3)])
     assert ssim(torch.from_numpy(x).float(), torch.from_numpy(y).float()) == pytest.approx(expected, abs=1e-5)
     assert ssim(torch.from_numpy(x), torch.from_numpy(x)) == pytest.approx(1)
+    # A picture smaller than the window has a smaller window, here of even width.
+    expected = np.mean([ssim_by_windows(x[:8, :9, c], y[:8, :9, c], 8) for c in range(3)])
+    assert ssim(torch.from_numpy(x[:8, :9]), torch.from_numpy(y[:8, :9])) == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_mean_of_no_views_is_unknown():
