@@ -58,15 +58,16 @@ def ssim(image: torch.Tensor, reference: torch.Tensor) -> float:
     Wang et al. 2004, *Image Quality Assessment: From Error Visibility to Structural Similarity*, eq. 13, in Gaussian
     windows that lie wholly in the image (smaller ones if it is smaller); the mean over windows and channels.
     """
-    side = min(SSIM_WINDOW, *image.shape[:2])
+    side = min(SSIM_WINDOW, *(length - 1 + length % 2 for length in image.shape[:2]))  # odd
     kernel = cv2.getGaussianKernel(side, SSIM_SIGMA)
     x, y = (np.asarray(values.cpu(), np.float64) for values in (image, reference))
 
     def windowed(values: NDArray[np.float64]) -> NDArray[np.float64]:
         # Not a convolution by torch, which takes ten times as long on a single channel.
         height, width = (length - side + 1 for length in values.shape[:2])
-        before = side // 2  # where OpenCV puts the middle
-        return cv2.sepFilter2D(values, -1, kernel, kernel)[before : before + height, before : before + width]
+        before = side // 2
+        filtered: NDArray[np.float64] = cv2.sepFilter2D(values, -1, kernel, kernel)
+        return filtered[before : before + height, before : before + width]
 
     mean_x, mean_y = windowed(x), windowed(y)
     variance_x, variance_y = windowed(x * x) - mean_x**2, windowed(y * y) - mean_y**2
