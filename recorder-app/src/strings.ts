@@ -41,7 +41,14 @@ export const TEXT = {
     corrected: 'The phone corrected its position: that is normal, go on',
     full: 'The phone’s storage is full. Finish, upload, and delete old captures.',
     most: 'That is the most one capture can hold. Finish now.',
-    ended: 'AR was ended. Every photo so far is safe.',
+    turn: 'Turn the part over',
+  },
+  turn: {
+    how: 'Turn the part onto its other side, on the same place or another one. No photos are taken meanwhile.',
+    done: 'It is turned over',
+    back: 'Back to the first side',
+    start: 'Go on recording',
+    progress: (progress: string) => `Second side: ${progress}`,
   },
   photos: {
     offer: 'Take plain photos instead',
@@ -67,6 +74,7 @@ export const TEXT = {
     photos: 'Photos',
     hint: 'Tap photos that are blurred or wrong, then delete them.',
     photo: (i: number) => `Photo ${i}`,
+    turned: (count: number) => `${count} ${count === 1 ? 'photo' : 'photos'} of the second side`,
     unpaired: 'Scan the QR code that Airflow shows to upload this capture. It stays on the phone until then.',
     run: 'The server has it. Its model appears in Airflow, run',
     verdict: { good: 'Good coverage', fair: 'Usable, but it could be better', bad: 'Not enough for a model' },
