@@ -37,6 +37,8 @@ class Emulator {
   readonly markers = MARKERS;
   tracked = true;
   light = 1;
+  /** Whether somebody has turned the part over. */
+  turned = false;
   /** XR frames since the start, and when the first was: to measure the frame rate. */
   frames: number[] = [];
   private readonly device = new XRDevice(PHONE, { fovy: FOV_Y, stereoEnabled: false, ipd: 0 });
@@ -171,6 +173,7 @@ class Emulator {
     let scene = this.scenes.get(gl);
     if (scene === undefined) this.scenes.set(gl, (scene = new Scene(gl)));
     scene.light = this.light;
+    scene.turned = this.turned;
     const projection = mat4.clone(session[P_SESSION].getProjectionMatrix('left'));
     projection[8] += SHIFT.x;
     projection[9] += SHIFT.y;
