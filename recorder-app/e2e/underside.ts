@@ -33,7 +33,7 @@ await shot('first-side');
 
 // Back before it is placed, and back after that: the first side goes on.
 await tap('Turn the part over');
-await tap('Back to the first side');
+await tap('Back');
 await tap('Turn the part over');
 await shot('turn-over');
 await tap('It is turned over');

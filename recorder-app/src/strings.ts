@@ -44,7 +44,8 @@ export const TEXT = {
     turn: 'Turn the part over',
   },
   turn: {
-    how: 'Turn the part onto its other side, on the same place or another one. No photos are taken meanwhile.',
+    how: 'Turn the part over, onto its other side',
+    meanwhile: 'No photos are taken meanwhile. Any place will do, the same or another.',
     done: 'It is turned over',
     back: 'Back to the first side',
     start: 'Go on recording',

@@ -86,7 +86,7 @@ class RecordScreen {
     const { recording } = this;
     this.dial.element.style.display = phase === 'shoot' ? '' : 'none';
     this.turn.hidden = true;
-    const back = recording === null ? [] : [button(TEXT.turn.back, () => this.enter('shoot'))];
+    const back = recording === null ? [] : [button(TEXT.back, () => this.enter('shoot'))];
     if (phase === 'turn') {
       this.actions.replaceChildren(
         ...back,
@@ -180,7 +180,7 @@ class RecordScreen {
       const [width, height] = [this.width, this.height].map((metres) => (100 * metres).toFixed(0));
       this.say(TEXT.place.size, '', `${width!} × ${width!} × ${height!} cm`);
     } else if (this.phase === 'turn') {
-      this.say(TEXT.turn.how, '', '');
+      this.say(TEXT.turn.meanwhile, TEXT.turn.how, '');
     } else {
       this.guide(frame, this.recording!, warning);
     }
