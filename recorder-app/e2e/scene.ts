@@ -155,7 +155,7 @@ export class Scene {
   image(cameraToWorld: mat4, projection: mat4, width: number, height: number): WebGLTexture {
     const { gl } = this;
     const before = gl.getParameter(gl.FRAMEBUFFER_BINDING) as WebGLFramebuffer | null;
-    this.target ??= this.makeTarget(width, height);
+    if (this.target?.width !== width || this.target.height !== height) this.target = this.makeTarget(width, height);
     gl.bindFramebuffer(gl.FRAMEBUFFER, this.target.framebuffer);
     this.draw(cameraToWorld, projection, width, height);
     gl.bindFramebuffer(gl.FRAMEBUFFER, before);
