@@ -174,10 +174,11 @@ async function upload(page: Page, files: readonly File[]) {
   const sizes = new Map(files.map(({ name, size }) => [name.split('/').at(-1)!, size]));
   const [sent, underWay, atCut] = [new Set<string>(), new Set<string>(), new Set<string>()];
   const again = { underWay: 0, others: 0 };
-  let [arrived, bytes, isOffline] = [0, 0, false];
+  let [start, last, arrived, bytes, isOffline] = [0, 0, 0, 0, false];
   const fileOf = (request: Request): string | null =>
     request.method() === 'PUT' ? new URL(request.url()).pathname.split('/').at(-1)! : null;
   page.on('request', (request) => {
+    start ||= Date.now(); // the first tells the server of the capture
     const file = fileOf(request);
     if (file === null || isOffline) return; // offline, nothing leaves the phone
     if (sent.has(file)) again[atCut.has(file) ? 'underWay' : 'others'] += sizes.get(file) ?? 0;
@@ -190,6 +191,7 @@ async function upload(page: Page, files: readonly File[]) {
     if (file === null) return;
     underWay.delete(file);
     arrived++;
+    last = Date.now();
     bytes += sizes.get(file) ?? 0;
   });
   const network = await page.context().newCDPSession(page);
@@ -197,10 +199,9 @@ async function upload(page: Page, files: readonly File[]) {
   const connect = (offline: boolean, uploadThroughput: number) =>
     network.send('Network.emulateNetworkConditions', { offline, latency: 0, downloadThroughput: -1, uploadThroughput });
 
-  const start = Date.now();
   await page.getByRole('button', { name: 'Upload' }).click();
   while (arrived < FULL_SPEED * files.length) await page.waitForTimeout(5);
-  const rate = (1000 * bytes) / (Date.now() - start);
+  const rate = (1000 * bytes) / (last - start);
   await connect(false, UPLINK);
   const few = arrived + PARALLEL; // those that went while the network was fast
   while (arrived < few || underWay.size < PARALLEL) await page.waitForTimeout(5);
