@@ -24,8 +24,9 @@ PHOTOS = 300
 TARGETS = {
     "framesPerSecondRecording": "at least 25 of 30",
     "peakPageMegabytes": "at most 400",
-    "appMegabytesPerSecond": "at least 85 % of raw",
-    "jpegMegabytesAt12Megapixels": "at most 2.5",
+    "megabytesAPhoto": "at most 2.5",
+    "appPercentOfRaw": "at least 85",
+    "megabytesSentTwiceThoughArrived": "none",
     "gzippedKilobytes": "at most 250",
 }
 
@@ -55,12 +56,14 @@ def main(photos: int = PHOTOS) -> None:
             ["npm", "run", "--silent", "bench", "--", url, str(photos)],
             cwd=RECORDER,
             stdout=subprocess.PIPE,
-            check=True,
+            check=False,
         )
         server.should_exit = True
         thread.join()
+    if done.returncode != 0:
+        sys.exit(done.returncode)  # it has said why
     for name, value in json.loads(done.stdout.splitlines()[-1]).items():
-        print(f"{name:30} {value:10.2f}  {TARGETS.get(name, '')}")
+        print(f"{name:32} {value:10.2f}  {TARGETS.get(name, '')}")
 
 
 if __name__ == "__main__":

@@ -4,22 +4,32 @@
  *
  * Rates are those of this machine, which draws the phone's camera and screen on its CPU: their ratios tell.
  */
-import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { gzipSync } from 'node:zlib';
-import type { Page } from 'playwright-core';
+import type { Page, Request } from 'playwright-core';
 import { launch, PHONE, photosKept, withEmulatedPhone } from './browser';
+import { look, lookAway, place } from './walk';
 
 const [server, photos] = [process.argv[2]!, Number(process.argv[3] ?? 300)];
 const RATE_S = 8; // how long a frame rate is measured
+const STEP_MS = 350; // the app takes no two photos within 300 ms
+const LARGE = { width: 1080, height: 2160 }; // what ARCore's camera stream in full HD gives a screen of this shape
+const LIMIT_MS = 150_000;
 const PARALLEL = 3;
 const BATCH = 12;
-const LARGE = { width: 4032, height: 3024 }; // 12 MP
+const UPLINK = 1e6; // bytes/s of the network that is cut
+const FULL_SPEED = 0.75; // of the files are sent before that
 
 interface SignedPut {
   readonly name: string;
   readonly url: string;
   readonly headers: Record<string, string>;
+}
+
+interface File {
+  readonly name: string;
+  readonly size: number;
+  readonly sha256: string;
 }
 
 async function post<T>(path: string, body: unknown, token = ''): Promise<T> {
@@ -31,26 +41,26 @@ async function post<T>(path: string, body: unknown, token = ''): Promise<T> {
 
 const pair = (): Promise<{ link: string }> => post('pairings', {});
 
-/** Frames a second of the AR session while `busy` goes on. */
-async function frameRate(page: Page, busy: () => Promise<void>): Promise<number> {
-  const from = await page.evaluate(() => ({ frames: window.emulator.frames.length, now: performance.now() }));
+/** Frames a second of the AR session while `busy` goes on, and the page's processor time for one, milliseconds. */
+async function frameRate(page: Page, busy: () => Promise<void>): Promise<{ fps: number; pageMs: number }> {
+  const moment = async () => ({
+    ...(await page.evaluate(() => ({ frames: window.emulator.frames.length, now: performance.now() }))),
+    cpu: (await pageProcesses()).reduce((sum, { cpuTime }) => sum + cpuTime, 0),
+  });
+  const from = await moment();
   const end = Date.now() + 1000 * RATE_S;
   while (Date.now() < end) await busy();
-  const to = await page.evaluate(() => ({ frames: window.emulator.frames.length, now: performance.now() }));
-  return (1000 * (to.frames - from.frames)) / (to.now - from.now);
+  const to = await moment();
+  const frames = to.frames - from.frames;
+  return { fps: (1000 * frames) / (to.now - from.now), pageMs: (1000 * (to.cpu - from.cpu)) / frames };
 }
 
 let step = 0;
-/** Go on round the part: a new bin of the dome with each call, three rings. */
+/** Go on round the part: a new direction with each call, three rings. */
 async function walk(page: Page): Promise<void> {
-  const [azimuth, elevation] = [(step * 11 * Math.PI) / 180, [0.26, 0.66, 1.05][Math.floor(step / 33) % 3]!];
+  await look(page, step * 11, [15, 38, 60][Math.floor(step / 33) % 3]!);
   step++;
-  const level = 0.95 * Math.cos(elevation);
-  await page.evaluate(([x, y, z]) => window.emulator.look([x, y, z], [0, 0.125, 0]), [
-    level * Math.sin(azimuth),
-    0.125 + 0.95 * Math.sin(elevation),
-    level * Math.cos(azimuth),
-  ] as const);
+  await page.waitForTimeout(STEP_MS);
 }
 
 /** Memory that the process of the page has to itself, MB. */
@@ -59,106 +69,175 @@ function anonymousMegabytes(pid: number): number {
   return Number(/RssAnon:\s+(\d+) kB/.exec(status)?.[1] ?? Number.NaN) / 1000;
 }
 
-function rendererPids(): number[] {
-  const listed = execFileSync('ps', ['-eo', 'pid,args'], { encoding: 'utf8' }).split('\n');
-  return listed.filter((line) => line.includes('--type=renderer')).map((line) => Number.parseInt(line, 10));
+/** Processes of pages with their workers: of the app's, and of empty ones. Drawing is another process's. */
+async function pageProcesses() {
+  const { processInfo } = await (await system).send('SystemInfo.getProcessInfo');
+  return processInfo.filter(({ type }) => type === 'renderer');
 }
 
-const others = new Set(rendererPids());
+async function pageMegabytes(): Promise<number> {
+  return Math.max(...(await pageProcesses()).map(({ id }) => anonymousMegabytes(id)));
+}
+
+async function record(page: Page) {
+  await page.getByRole('button', { name: 'Record a part' }).click();
+  await place(page);
+  await lookAway(page); // nothing is taken yet
+  await page.getByRole('button', { name: 'Start recording' }).click();
+  await page.getByRole('button', { name: 'Pause' }).click();
+  await look(page, 0, 15);
+  const idle = await frameRate(page, () => page.waitForTimeout(STEP_MS));
+  await page.getByRole('button', { name: 'Resume' }).click();
+  const recording = await frameRate(page, () => walk(page));
+  const taken = await photosKept(page);
+
+  // The rest in full size, which the CPU here is too slow to draw at a phone's rate: memory and bytes are the same.
+  await page.evaluate((size) => (window.emulator.camera = size), LARGE);
+  let peak = 0;
+  const deadline = Date.now() + LIMIT_MS + 3000 * photos;
+  for (let count = taken; count < photos; count = await photosKept(page)) {
+    if (Date.now() > deadline) throw new Error(`only ${count} of ${photos} photos were taken`);
+    await walk(page);
+    peak = Math.max(peak, await pageMegabytes());
+  }
+  await page.getByRole('button', { name: 'Finish' }).click();
+  await page.getByRole('button', { name: 'Upload' }).waitFor();
+  peak = Math.max(peak, await pageMegabytes());
+  const files = await kept(page);
+  const large = files.slice(taken + 2); // two were in work when the size changed
+  return {
+    files,
+    figures: {
+      framesPerSecondIdle: idle.fps,
+      framesPerSecondRecording: recording.fps,
+      pageMillisecondsAFrame: recording.pageMs,
+      photosTakenMeanwhile: taken,
+      photos: files.length,
+      peakPageMegabytes: peak,
+      megabytesAPhoto: large.reduce((sum, { size }) => sum + size, 0) / large.length / 1e6,
+    },
+  };
+}
+
+/** The photos on the phone. */
+function kept(page: Page): Promise<File[]> {
+  return page.evaluate(
+    () =>
+      new Promise<File[]>((resolve) => {
+        const opened = indexedDB.open('scan2twin-recorder');
+        opened.onsuccess = () => {
+          const all = opened.result.transaction('frames').objectStore('frames').getAll();
+          all.onsuccess = () => {
+            const frames = all.result as (Omit<File, 'name'> & { record: { file: string } })[];
+            resolve(frames.map(({ record, size, sha256 }) => ({ name: record.file, size, sha256 })));
+          };
+        };
+      }),
+  );
+}
+
+/** Bytes a second of files of these sizes sent by the bare browser: addresses signed before, three at a time. */
+async function rawRate(page: Page, files: readonly File[]): Promise<number> {
+  const token = (await pair()).link.split('#pair=')[1]!;
+  const id = `bench-${Date.now()}`;
+  await post('captures', { capture_id: id, name: 'raw', recorded_at: new Date().toISOString() }, token);
+  const puts: (SignedPut & { size: number })[] = [];
+  for (let i = 0; i < files.length; i += BATCH) {
+    const batch = files.slice(i, i + BATCH);
+    const { uploads } = await post<{ uploads: SignedPut[] }>(`captures/${id}/presign`, { files: batch }, token);
+    puts.push(...uploads.map((put) => ({ ...put, size: batch.find(({ name }) => name === put.name)!.size })));
+  }
+  const seconds = await page.evaluate(
+    async ({ waiting, parallel }) => {
+      const start = performance.now();
+      await Promise.all(
+        Array.from({ length: parallel }, async () => {
+          for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
+            const body = new Uint8Array(next.size);
+            const answer = await fetch(next.url, { method: 'PUT', headers: next.headers, body });
+            if (!answer.ok) throw new Error(`PUT: ${answer.status}`);
+          }
+        }),
+      );
+      return (performance.now() - start) / 1000;
+    },
+    { waiting: puts, parallel: PARALLEL },
+  );
+  return total(files) / seconds;
+}
+
+/**
+ * Upload with the app: the most as fast as it goes, the rest over a slow network that is cut once. Tells the bytes a
+ * second of the first, and how many bytes of the rest went twice: of files under way at the cut, and of others.
+ */
+async function upload(page: Page, files: readonly File[]) {
+  const sizes = new Map(files.map(({ name, size }) => [name.split('/').at(-1)!, size]));
+  const [sent, underWay, atCut] = [new Set<string>(), new Set<string>(), new Set<string>()];
+  const again = { underWay: 0, others: 0 };
+  let [start, last, arrived, bytes, isOffline] = [0, 0, 0, 0, false];
+  const fileOf = (request: Request): string | null =>
+    request.method() === 'PUT' ? new URL(request.url()).pathname.split('/').at(-1)! : null;
+  page.on('request', (request) => {
+    start ||= Date.now(); // the first tells the server of the capture
+    const file = fileOf(request);
+    if (file === null || isOffline) return; // offline, nothing leaves the phone
+    if (sent.has(file)) again[atCut.has(file) ? 'underWay' : 'others'] += sizes.get(file) ?? 0;
+    sent.add(file);
+    underWay.add(file);
+  });
+  page.on('requestfailed', (request) => underWay.delete(fileOf(request) ?? ''));
+  page.on('response', (answer) => {
+    const file = fileOf(answer.request());
+    if (file === null) return;
+    underWay.delete(file);
+    arrived++;
+    last = Date.now();
+    bytes += sizes.get(file) ?? 0;
+  });
+  const network = await page.context().newCDPSession(page);
+  await network.send('Network.enable');
+  const connect = (offline: boolean, uploadThroughput: number) =>
+    network.send('Network.emulateNetworkConditions', { offline, latency: 0, downloadThroughput: -1, uploadThroughput });
+
+  await page.getByRole('button', { name: 'Upload' }).click();
+  while (arrived < FULL_SPEED * files.length) await page.waitForTimeout(5);
+  const rate = (1000 * bytes) / (last - start);
+  await connect(false, UPLINK);
+  const few = arrived + PARALLEL; // those that went while the network was fast
+  while (arrived < few || underWay.size < PARALLEL) await page.waitForTimeout(5);
+  isOffline = true;
+  underWay.forEach((file) => atCut.add(file));
+  await connect(true, -1);
+  await page.getByText('waiting: no connection').waitFor();
+  isOffline = false;
+  await connect(false, -1);
+  await page.getByText('The server has it').waitFor();
+  return {
+    rate,
+    figures: {
+      megabytesUnderWayAtCut: [...atCut].reduce((sum, file) => sum + (sizes.get(file) ?? 0), 0) / 1e6,
+      megabytesSentTwice: (again.underWay + again.others) / 1e6,
+      megabytesSentTwiceThoughArrived: again.others / 1e6,
+    },
+  };
+}
+
+function total(files: readonly File[]): number {
+  return files.reduce((sum, { size }) => sum + size, 0);
+}
+
 const browser = await launch();
+const system = browser.newBrowserCDPSession();
 const context = await browser.newContext(PHONE);
 await withEmulatedPhone(context);
 const page = await context.newPage();
-page.setDefaultTimeout(150_000);
+page.setDefaultTimeout(LIMIT_MS);
 await page.goto((await pair()).link);
-await page.getByRole('button', { name: 'Record a part' }).click();
-await page.evaluate(() => window.emulator.look([0, 0.9, 0.9], [0, 0, 0]));
-await page.getByText('Put the ring').waitFor();
-await page.getByRole('button', { name: 'Place here' }).click();
-await page.getByRole('button', { name: 'Start recording' }).waitFor();
-await page.evaluate(() => window.emulator.look([0, 0.4, 0.9], [5, 0, 0])); // away: nothing is taken
-await page.getByRole('button', { name: 'Start recording' }).click();
-await page.getByRole('button', { name: 'Pause' }).waitFor();
-const pause = (ms: number) => (): Promise<void> => page.waitForTimeout(ms);
-await page.evaluate(() => window.emulator.look([0, 0.4, 0.9], [0, 0.1, 0]));
-await page.getByRole('button', { name: 'Pause' }).click();
-const idle = await frameRate(page, pause(250));
-await page.getByRole('button', { name: 'Resume' }).click();
-const before = await photosKept(page);
-const recording = await frameRate(page, async () => {
-  await walk(page);
-  await page.waitForTimeout(350);
-});
-const taken = (await photosKept(page)) - before;
-
-let peak = 0;
-const pids = rendererPids().filter((pid) => !others.has(pid));
-const deadline = Date.now() + 1000 * photos * 3;
-while ((await photosKept(page)) < photos && Date.now() < deadline) {
-  await walk(page);
-  await page.waitForTimeout(320);
-  peak = Math.max(peak, ...pids.map(anonymousMegabytes));
-}
-const kept = await photosKept(page);
-await page.getByRole('button', { name: 'Finish' }).click();
-await page.getByRole('button', { name: 'Upload' }).waitFor();
-peak = Math.max(peak, ...pids.map(anonymousMegabytes));
-
-// The same bytes by hand: addresses signed in batches as the app does, three at a time, nothing else.
-const files = await page.evaluate(
-  () =>
-    new Promise<{ name: string; size: number; sha256: string }[]>((resolve) => {
-      const opened = indexedDB.open('scan2twin-recorder');
-      opened.onsuccess = () => {
-        const all = opened.result.transaction('frames').objectStore('frames').getAll();
-        all.onsuccess = () => {
-          resolve(
-            (all.result as { record: { file: string }; size: number; sha256: string }[]).map((frame) => ({
-              name: frame.record.file,
-              size: frame.size,
-              sha256: frame.sha256,
-            })),
-          );
-        };
-      };
-    }),
-);
-const bytes = files.reduce((sum, file) => sum + file.size, 0);
-const token = (await pair()).link.split('#pair=')[1]!;
-const id = `bench-${Date.now()}`;
-await post('captures', { capture_id: id, name: 'raw', recorded_at: new Date().toISOString() }, token);
-const raw = Date.now();
-for (let i = 0; i < files.length; i += BATCH) {
-  const batch = files.slice(i, i + BATCH);
-  const { uploads } = await post<{ uploads: SignedPut[] }>(`captures/${id}/presign`, { files: batch }, token);
-  const waiting = [...uploads];
-  const worker = async (): Promise<void> => {
-    for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
-      const { size } = batch.find(({ name }) => name === next.name)!;
-      const answer = await fetch(next.url, { method: 'PUT', headers: next.headers, body: new Uint8Array(size) });
-      if (!answer.ok) throw new Error(`PUT: ${answer.status}`);
-    }
-  };
-  await Promise.all(Array.from({ length: PARALLEL }, worker));
-}
-const rawSeconds = (Date.now() - raw) / 1000;
-
-let last = 0;
-const start = Date.now();
-page.on('response', (answer) => {
-  if (answer.request().method() === 'PUT') last = Date.now();
-});
-await page.getByRole('button', { name: 'Upload' }).click();
-await page.getByText('The server has it').waitFor();
-const appSeconds = (last - start) / 1000;
-await context.close();
-
-// A photo of 12 MP of the same scene, through the same worker.
-const large = await browser.newContext(PHONE);
-await withEmulatedPhone(large);
-const phone = await large.newPage();
-await phone.goto((await pair()).link);
-const largest = await phone.evaluate((size) => window.emulator.photoBytes(size.width, size.height), LARGE);
+const recorded = await record(page);
+const atFullSpeed = recorded.files.slice(0, Math.ceil(FULL_SPEED * recorded.files.length));
+await rawRate(page, recorded.files.slice(0, BATCH)); // the store makes its first volumes
+const raw = await rawRate(page, atFullSpeed);
+const uploaded = await upload(page, recorded.files);
 await browser.close();
 
 const folder = '../plugins/static';
@@ -166,15 +245,12 @@ const app = ['index.html', ...readdirSync(`${folder}/assets`).map((name) => `ass
 const gzipped = app.reduce((sum, name) => sum + gzipSync(readFileSync(`${folder}/${name}`)).length, 0);
 console.log(
   JSON.stringify({
-    framesPerSecondIdle: idle,
-    framesPerSecondRecording: recording,
-    photosTakenMeanwhile: taken,
-    photos: kept,
-    peakPageMegabytes: peak,
-    megabytesUploaded: bytes / 1e6,
-    rawMegabytesPerSecond: bytes / 1e6 / rawSeconds,
-    appMegabytesPerSecond: bytes / 1e6 / appSeconds,
-    jpegMegabytesAt12Megapixels: largest / 1e6,
+    ...recorded.figures,
+    megabytesUploaded: total(recorded.files) / 1e6,
+    rawMegabytesPerSecond: raw / 1e6,
+    appMegabytesPerSecond: uploaded.rate / 1e6,
+    appPercentOfRaw: (100 * uploaded.rate) / raw,
+    ...uploaded.figures,
     gzippedKilobytes: gzipped / 1000,
   }),
 );

@@ -6,7 +6,6 @@ import { mat4, quat, vec3 } from 'gl-matrix';
 import { XRDevice, XRFrame, XRSession, XRView } from 'iwer';
 import { P_ANCHOR, P_SESSION, P_SPACE, P_VIEW } from 'iwer/lib/private.js';
 import { XRSpaceUtils } from 'iwer/lib/spaces/XRSpace.js';
-import { JPEG_QUALITY } from '../src/capture/pixels';
 import { MARKERS, Scene } from './scene';
 
 /* eslint-disable @typescript-eslint/no-unsafe-assignment, @typescript-eslint/no-unsafe-member-access,
@@ -26,7 +25,6 @@ const PHONE: any = {
   interactionMode: 'screen-space',
   userAgent: navigator.userAgent,
 };
-const CAMERA = { width: 420, height: 840 }; // the shape of the screen, as Chrome's are
 const FOV_Y = (58 * Math.PI) / 180;
 /** The principal point is off the centre, as in real phones: 2 % of the width, 1 % of the height. */
 const SHIFT = { x: 0.04, y: -0.02 };
@@ -37,6 +35,10 @@ class Emulator {
   readonly markers = MARKERS;
   tracked = true;
   light = 1;
+  /** Whether somebody has turned the part over. */
+  turned = false;
+  /** Of the camera's images, pixels: the shape of the screen, as Chrome's are. */
+  camera = { width: 420, height: 840 };
   /** XR frames since the start, and when the first was: to measure the frame rate. */
   frames: number[] = [];
   private readonly device = new XRDevice(PHONE, { fovy: FOV_Y, stereoEnabled: false, ipd: 0 });
@@ -71,16 +73,6 @@ class Emulator {
     this.moveDevice();
   }
 
-  /** How many bytes a photo of this size has as the app keeps it. */
-  async photoBytes(width: number, height: number): Promise<number> {
-    const canvas = new OffscreenCanvas(width, height);
-    const gl = canvas.getContext('webgl2')!;
-    const projection = mat4.perspective(mat4.create(), FOV_Y, width / height, 0.1, 20);
-    new Scene(gl).draw(this.cameraToRoom, projection, width, height);
-    const blob = await canvas.convertToBlob({ type: 'image/jpeg', quality: JPEG_QUALITY });
-    return blob.size;
-  }
-
   private moveDevice(): void {
     const pose = mat4.multiply(mat4.create(), this.worldFromRoom, this.cameraToRoom);
     const [p, q] = [mat4.getTranslation(vec3.create(), pose), mat4.getRotation(quat.create(), pose)];
@@ -105,7 +97,7 @@ class Emulator {
 
   private giveCamera(): void {
     const emulator = this;
-    Object.defineProperty(XRView.prototype, 'camera', { configurable: true, get: () => CAMERA });
+    Object.defineProperty(XRView.prototype, 'camera', { configurable: true, get: () => emulator.camera });
     (globalThis as any).XRWebGLBinding = class {
       constructor(
         private readonly session: any,
@@ -114,7 +106,8 @@ class Emulator {
       getCameraImage(): WebGLTexture {
         if (!this.session[P_SESSION].activeFrame) throw new DOMException('no active frame', 'InvalidStateError');
         const { scene, projection } = emulator.view(this.session, this.gl);
-        return scene.image(emulator.cameraToRoom, projection, CAMERA.width, CAMERA.height);
+        const { width, height } = emulator.camera;
+        return scene.image(emulator.cameraToRoom, projection, width, height);
       }
     };
   }
@@ -171,6 +164,7 @@ class Emulator {
     let scene = this.scenes.get(gl);
     if (scene === undefined) this.scenes.set(gl, (scene = new Scene(gl)));
     scene.light = this.light;
+    scene.turned = this.turned;
     const projection = mat4.clone(session[P_SESSION].getProjectionMatrix('left'));
     projection[8] += SHIFT.x;
     projection[9] += SHIFT.y;

@@ -4,8 +4,8 @@
  * Places the object, walks three rounds with all that goes wrong on a real phone, reviews, uploads. Leaves screenshots
  * in OUT and prints what it saw as JSON.
  */
-import type { Page } from 'playwright-core';
 import { launch, photosKept, PHONE, recordErrors, withEmulatedPhone } from './browser';
+import { LIMIT_MS, look, lookAway, lookFrom, morePhotosThan, photograph } from './walk';
 
 const [link, out] = process.argv.slice(2) as [string, string];
 const ROUNDS = [
@@ -13,9 +13,6 @@ const ROUNDS = [
   { elevation: 38, photos: 8 },
   { elevation: 60, photos: 6 },
 ];
-const LIMIT_MS = 150_000; // for anything; an idle machine needs seconds
-const DISTANCE_M = 0.95;
-const CENTER_M = 0.125;
 
 const browser = await launch();
 const context = await browser.newContext(PHONE);
@@ -25,37 +22,6 @@ page.setDefaultTimeout(LIMIT_MS);
 
 async function shot(name: string): Promise<void> {
   await page.screenshot({ path: `${out}/${name}.png` });
-}
-
-function stand(azimuthDeg: number, elevationDeg: number): [number, number, number] {
-  const [a, e] = [(azimuthDeg * Math.PI) / 180, (elevationDeg * Math.PI) / 180];
-  const level = DISTANCE_M * Math.cos(e);
-  return [level * Math.sin(a), CENTER_M + DISTANCE_M * Math.sin(e), level * Math.cos(a)];
-}
-
-async function look(on: Page, azimuth: number, elevation: number): Promise<void> {
-  const eye = stand(azimuth, elevation);
-  await on.evaluate(([x, y, z, center]) => window.emulator.look([x, y, z], [0, center, 0]), [...eye, CENTER_M] as [
-    number,
-    number,
-    number,
-    number,
-  ]);
-}
-
-/** Walk to a place and wait until its photo is kept. */
-async function photograph(azimuth: number, elevation: number): Promise<void> {
-  const before = await photosKept(page);
-  await look(page, azimuth, elevation);
-  await morePhotosThan(before, `${azimuth}°, ${elevation}°`);
-}
-
-async function morePhotosThan(before: number, from: string): Promise<void> {
-  const deadline = Date.now() + LIMIT_MS;
-  while ((await photosKept(page)) === before) {
-    if (Date.now() > deadline) throw new Error(`no photo from ${from}`);
-    await page.waitForTimeout(50);
-  }
 }
 
 const kept = await context.newPage();
@@ -73,7 +39,7 @@ const addressAfterPairing = page.url();
 await page.getByRole('button', { name: 'Record a part' }).click();
 
 // The ring is put where the object stands: the emulated phone looks at the origin of its room.
-await page.evaluate(() => window.emulator.look([0, 0.9, 0.9], [0, 0, 0]));
+await lookFrom(page, [0, 0.9, 0.9], [0, 0, 0]);
 await page.getByText('Put the ring').waitFor();
 await shot('place');
 await page.getByRole('button', { name: 'Place here' }).click();
@@ -84,14 +50,14 @@ await page.mouse.move(250, 380, { steps: 4 });
 await page.mouse.up();
 const size = await page.locator('.progress').innerText();
 await shot('size');
-await page.evaluate(() => window.emulator.look([0, 0.4, 0.9], [5, 0, 0])); // away, so that nothing is taken yet
+await lookAway(page); // so that nothing is taken yet
 await page.getByRole('button', { name: 'Start recording' }).click();
 
 const warnings: Record<string, string> = {};
 const framesBefore = await page.evaluate(() => window.emulator.frames.length);
 for (const [round, { elevation, photos }] of ROUNDS.entries()) {
   for (let i = 0; i < photos; i++) {
-    await photograph((360 * i) / photos + 3, elevation);
+    await photograph(page, (360 * i) / photos + 3, elevation);
     if (round === 0 && i === 5) {
       await page.evaluate(() => window.emulator.correctWorld(0.12, [0.3, 0.05, -0.2]));
       await page.getByText('corrected its position').waitFor();
@@ -108,7 +74,7 @@ for (const [round, { elevation, photos }] of ROUNDS.entries()) {
       await page.getByText('Too dark').waitFor();
       warnings['darkPhotos'] = String((await photosKept(page)) - before);
       await page.evaluate(() => (window.emulator.light = 1));
-      await morePhotosThan(before, 'where it was dark');
+      await morePhotosThan(page, before, 'where it was dark');
     }
   }
   if (round === 1) await shot('record');

@@ -11,19 +11,27 @@ export const MARKERS: readonly { readonly at: Vec3; readonly color: Vec3 }[] = [
   { at: [0.03, 0.02, -0.2], color: [1, 0, 1] },
 ];
 const MARKER_RADIUS = 0.02;
+/** Height of the part with the first marker on its top: the part turned over stands on that. */
+const TOP = 0.28;
 
 const VERTEX = `#version 300 es
-in vec3 position, normal; uniform mat4 clipFromWorld; uniform vec3 offset, scale; out vec3 world, n;
-void main() { world = position * scale + offset; n = normal; gl_Position = clipFromWorld * vec4(world, 1.); }`;
+in vec3 position, normal; uniform mat4 clipFromWorld; uniform vec3 offset, scale; uniform bool turned;
+out vec3 own, ownNormal, n;
+void main() {
+  own = position * scale + offset; ownNormal = n = normal;
+  vec3 world = own;
+  if (turned) { world = vec3(own.x, ${TOP} - own.y, -own.z); n = normal * vec3(1., -1., -1.); }
+  gl_Position = clipFromWorld * vec4(world, 1.);
+}`;
 const FRAGMENT = `#version 300 es
-precision highp float; in vec3 world, n; uniform vec3 color; uniform int kind; uniform float light; uniform sampler2D grain;
+precision highp float; in vec3 own, ownNormal, n; uniform vec3 color; uniform int kind; uniform float light; uniform sampler2D grain;
 out vec4 pixel;
 void main() {
   vec3 c = color;
-  vec2 face = abs(n.y) > .6 ? world.xz : abs(n.x) > .6 ? world.zy : world.xy;
+  vec2 face = abs(ownNormal.y) > .6 ? own.xz : abs(ownNormal.x) > .6 ? own.zy : own.xy;
   if (kind == 1) {
-    float joint = smoothstep(.0, .012, min(abs(fract(world.x / .6 + .31) - .5), abs(fract(world.z / .6 + .17) - .5)));
-    float shade = smoothstep(.0, .16, length(max(abs(world.xz) - vec2(.11, .08), 0.)));
+    float joint = smoothstep(.0, .012, min(abs(fract(own.x / .6 + .31) - .5), abs(fract(own.z / .6 + .17) - .5)));
+    float shade = smoothstep(.0, .16, length(max(abs(own.xz) - vec2(.11, .08), 0.)));
     c = (.42 + .3 * texture(grain, face).r) * vec3(1., .98, .95) * mix(.75, 1., joint) * mix(.55, 1., shade);
   }
   if (kind == 2) {
@@ -85,6 +93,8 @@ interface Shape {
 export class Scene {
   /** 1 in good light. */
   light = 1;
+  /** Whether the part lies upside down. */
+  turned = false;
   private readonly program: WebGLProgram;
   private readonly grain: WebGLTexture;
   private readonly shapes: Record<'box' | 'x' | 'y', Shape>;
@@ -131,9 +141,11 @@ export class Scene {
     gl.uniformMatrix4fv(this.uniform('clipFromWorld'), false, clipFromWorld);
     gl.uniform1f(this.uniform('light'), this.light);
     this.put(this.shapes.box, 1, [0, -0.01, 0], [6, 0.02, 6], [0, 0, 0]);
-    for (const { along, at, size, color } of PART) this.put(this.shapes[along], 2, at, size, color);
-    for (const { at, color } of MARKERS)
-      this.put(this.ball, 0, at, [MARKER_RADIUS, MARKER_RADIUS, MARKER_RADIUS], color);
+    for (const { along, at, size, color } of PART) this.put(this.shapes[along], 2, at, size, color, this.turned);
+    for (const [i, { at, color }] of MARKERS.entries()) {
+      const isOnPart = i === 0;
+      this.put(this.ball, 0, at, [MARKER_RADIUS, MARKER_RADIUS, MARKER_RADIUS], color, this.turned && isOnPart);
+    }
     gl.bindVertexArray(null);
     gl.bindTexture(gl.TEXTURE_2D, null);
     gl.disable(gl.DEPTH_TEST);
@@ -143,17 +155,18 @@ export class Scene {
   image(cameraToWorld: mat4, projection: mat4, width: number, height: number): WebGLTexture {
     const { gl } = this;
     const before = gl.getParameter(gl.FRAMEBUFFER_BINDING) as WebGLFramebuffer | null;
-    this.target ??= this.makeTarget(width, height);
+    if (this.target?.width !== width || this.target.height !== height) this.target = this.makeTarget(width, height);
     gl.bindFramebuffer(gl.FRAMEBUFFER, this.target.framebuffer);
     this.draw(cameraToWorld, projection, width, height);
     gl.bindFramebuffer(gl.FRAMEBUFFER, before);
     return this.target.texture;
   }
 
-  private put(shape: Shape, kind: number, offset: Vec3, scale: Vec3, color: Vec3): void {
+  private put(shape: Shape, kind: number, offset: Vec3, scale: Vec3, color: Vec3, turned = false): void {
     const { gl } = this;
     gl.bindVertexArray(shape.vertices);
     gl.uniform1i(this.uniform('kind'), kind);
+    gl.uniform1i(this.uniform('turned'), Number(turned));
     gl.uniform3f(this.uniform('offset'), ...offset);
     gl.uniform3f(this.uniform('scale'), ...scale);
     gl.uniform3f(this.uniform('color'), ...color);

@@ -26,6 +26,7 @@ export interface FrameRecord {
   /** Unknown (null) in plain photos, as is the pose. */
   readonly intrinsics: Intrinsics | null;
   readonly pose_world: Pose | null;
+  /** The object's anchor of the pass. */
   readonly anchor: TrackedAnchor | null;
   readonly support?: readonly TrackedAnchor[];
   readonly tracking: Tracking;
@@ -56,6 +57,9 @@ export interface CaptureHeader {
 
 export const APP = { name: 'scan2twin recorder', version: packageJson.version };
 export const FRAMES_FILE = 'frames.jsonl';
+/** The object's anchors: where it stands, whose frame is the model's; and where it stands after it was turned over. */
+export const REFERENCE_ANCHOR = 'object';
+export const TURNED_ANCHOR = 'object-2';
 const CONVENTIONS = {
   pose: 'camera_to_reference',
   camera_axes: 'opengl',
@@ -69,7 +73,8 @@ export type CaptureDocument = ReturnType<typeof captureDocument>;
 
 /** capture.json. `files` are all files of the bundle but this one. */
 export function captureDocument(header: CaptureHeader, frames: readonly FrameRecord[], files: readonly BundleFile[]) {
-  const isNewer = frames.some((frame) => frame.support !== undefined || frame.pose_world === null);
+  const isTurned = header.anchors.some(({ id, role }) => role === 'object' && id !== header.reference_anchor);
+  const isNewer = isTurned || frames.some((frame) => frame.support !== undefined || frame.pose_world === null);
   const version: '1.0' | '1.1' = isNewer ? '1.1' : '1.0';
   return {
     schema: 'scan2twin.capture',

@@ -1,5 +1,13 @@
 /** One recording: decides which frames to take, and keeps them. Knows no WebXR and no screen. */
-import { imageName, newCaptureId, type Anchor, type FrameRecord, type TrackedAnchor } from '../capture/format';
+import {
+  imageName,
+  newCaptureId,
+  REFERENCE_ANCHOR,
+  type Anchor,
+  type CaptureHeader,
+  type FrameRecord,
+  type TrackedAnchor,
+} from '../capture/format';
 import { relativeTo, subtract, type Pose, type Vec3 } from '../geometry/pose';
 import { Dome } from '../guide/coverage';
 import {
@@ -14,7 +22,7 @@ import {
 } from '../guide/gates';
 import { isDue, MAX_FRAMES, type Moment } from '../guide/keyframe';
 import { StorageFullError, type Database, type Pairing } from '../storage/database';
-import type { ArFrame } from '../xr/session';
+import type { AnchorPose, ArFrame } from '../xr/session';
 
 const MAX_IN_WORK = 2; // images being read and encoded at a time: 50 MB each at 12 MP
 const STICKY_S = 1.5; // how long a warning of an image stays to be read
@@ -36,17 +44,24 @@ export interface RecordingEvents {
   readonly onFull: (why: 'storage' | 'frames') => void;
 }
 
+/** What is photographed of the object while it stands in one way. */
+export interface Pass {
+  readonly anchor: string; // id of the object's anchor
+  readonly box: Box; // in that anchor's frame
+  readonly dome: Dome;
+  readonly sharpness: number[]; // of the photos kept
+  lastShot: Moment | null;
+}
+
 export class Recording {
-  readonly dome = new Dome();
   readonly id = newCaptureId(new Date());
   count = 0;
   paused = false;
-  private stopped = false;
+  stopped = false;
+  private readonly passes: Pass[];
   private next = 0;
   private readonly inWork = new Set<Promise<void>>();
-  private readonly sharpness: number[] = [];
-  private lastShot: Moment | null = null;
-  private before: { readonly frame: ArFrame; readonly camera: Pose } | null = null;
+  private before: { readonly time: number; readonly anchor: Pose; readonly camera: Pose } | null = null;
   /** What was wrong with the last image; it is shown from the frame after it is known on. */
   private imageWarning: { readonly warning: Warning; until: number | null } | null = null;
   private manual = false;
@@ -54,21 +69,37 @@ export class Recording {
   constructor(
     private readonly database: Database,
     private readonly encode: Encode,
-    private readonly box: Box,
+    box: Box,
     private readonly events: RecordingEvents,
-  ) {}
+  ) {
+    this.passes = [newPass(REFERENCE_ANCHOR, box)];
+  }
+
+  /** How the object stands now. */
+  get pass(): Pass {
+    return this.passes.at(-1)!;
+  }
+
+  get isTurned(): boolean {
+    return this.passes.length > 1;
+  }
 
   /** Write the capture's row; frames can be added from then on. */
-  async begin(name: string, device: { model: string; platform: string }, anchors: Anchor[], pairing: Pairing | null) {
+  async begin(
+    name: string,
+    device: { model: string; platform: string },
+    anchors: readonly AnchorPose[],
+    pairing: Pairing | null,
+  ): Promise<void> {
     await this.database.putCapture({
       header: {
         capture_id: this.id,
         name,
         recorded_at: new Date().toISOString(),
         device: { ...device, tracker: 'arcore' },
-        reference_anchor: 'object',
-        anchors,
-        object: this.box,
+        reference_anchor: REFERENCE_ANCHOR,
+        anchors: anchors.map(asPlaced),
+        object: this.pass.box,
         scale: { metric: true, source: 'arcore' },
         camera: { focus: 'fixed', exposure_locked: false }, // Chrome's AR sessions on ARCore
       },
@@ -80,6 +111,28 @@ export class Recording {
     });
   }
 
+  /** Go on with the object turned over: it stands at `anchor` now, in `box` of that anchor's frame. */
+  async turnOver(anchor: AnchorPose, box: Box): Promise<void> {
+    await this.changeAnchors((anchors) => [...anchors, asPlaced(anchor)]);
+    this.passes.push(newPass(anchor.id, box));
+    this.before = null;
+    this.manual = false;
+  }
+
+  /** Go back to the side before, without the second anchor; false if there is a photo of the second side. */
+  async turnBack(): Promise<boolean> {
+    this.paused = true; // what is in work may still become a photo of the second side
+    await Promise.all(this.inWork);
+    const turned = this.pass;
+    if (turned.sharpness.length === 0) {
+      await this.changeAnchors((anchors) => anchors.filter(({ id }) => id !== turned.anchor));
+      this.passes.pop();
+      this.before = null;
+    }
+    this.paused = false;
+    return this.pass !== turned;
+  }
+
   /** Take the next good frame whether it is due or not. */
   shoot(): void {
     this.manual = true;
@@ -87,50 +140,63 @@ export class Recording {
 
   /** Look at a frame, take it if it is due and good; return what to warn of, worst first. */
   see(frame: ArFrame): Warning[] {
-    const { anchor } = frame;
+    const { box, dome, lastShot } = this.pass;
+    const anchor = this.anchorIn(frame);
     const usable = frame.camera !== null && anchor?.tracked === true;
     const camera = usable ? relativeTo(anchor, frame.camera) : null;
-    const motion = this.follow(frame, camera);
-    const warnings = poseWarnings(usable ? frame.tracking : 'lost', camera, frame.view, this.box, motion);
+    const motion = this.follow(frame.time, anchor, camera);
+    const warnings = poseWarnings(usable ? frame.tracking : 'lost', camera, frame.view, box, motion);
     if (this.imageWarning !== null) {
       this.imageWarning.until ??= frame.time + STICKY_S;
       if (frame.time < this.imageWarning.until) warnings.push(this.imageWarning.warning);
     }
     if (camera === null || this.paused || this.stopped || this.inWork.size >= MAX_IN_WORK) return warnings;
-    const now: Moment = { offset: subtract(camera.p, this.box.center), time: frame.time };
-    const good = !blocksShutter(poseWarnings(frame.tracking, camera, frame.view, this.box, motion));
-    if (good && (this.manual || isDue(now, this.lastShot, this.dome))) this.take(frame, now, motion, anchor!);
+    const now: Moment = { offset: subtract(camera.p, box.center), time: frame.time };
+    const good = !blocksShutter(poseWarnings(frame.tracking, camera, frame.view, box, motion));
+    if (good && (this.manual || isDue(now, lastShot, dome))) this.take(frame, now, motion, anchor!);
     return warnings;
   }
 
+  /** The anchor of the object as it stands now; null before it is placed. */
+  anchorIn(frame: ArFrame): TrackedAnchor | null {
+    return frame.objects.find(({ id }) => id === this.pass.anchor) ?? null;
+  }
+
   /** Wait for the frames in work, and write the anchors as they are at the end. */
-  async finish(anchorPoses: readonly { readonly id: string; readonly pose: Pose }[]): Promise<void> {
+  async finish(anchorPoses: readonly AnchorPose[]): Promise<void> {
     this.stopped = true;
     await Promise.all(this.inWork);
-    const capture = await this.database.capture(this.id);
-    if (capture === undefined) return;
-    const anchors = capture.header.anchors.map((anchor) => ({
-      ...anchor,
-      pose_last: anchorPoses.find(({ id }) => id === anchor.id)?.pose ?? anchor.pose_last,
-    }));
-    await this.database.updateCapture(this.id, { state: 'review', header: { ...capture.header, anchors } });
+    if ((await this.database.capture(this.id)) === undefined) return;
+    if (this.isTurned) await this.turnBack(); // nothing was photographed of the second side
+    await this.changeAnchors((anchors) =>
+      anchors.map((anchor) => ({
+        ...anchor,
+        pose_last: anchorPoses.find(({ id }) => id === anchor.id)?.pose ?? anchor.pose_last,
+      })),
+    );
+    await this.database.updateCapture(this.id, { state: 'review' });
+  }
+
+  private async changeAnchors(change: (anchors: readonly Anchor[]) => readonly Anchor[]): Promise<void> {
+    const { header } = (await this.database.capture(this.id))!;
+    await this.database.updateCapture(this.id, { header: { ...header, anchors: change(header.anchors) } });
   }
 
   /** Speed since the frame before, relative to the anchor; and whether the tracker has corrected itself. */
-  private follow(frame: ArFrame, camera: Pose | null): Motion {
+  private follow(time: number, anchor: Pose | null, camera: Pose | null): Motion {
     const { before } = this;
-    this.before = camera === null ? null : { frame, camera };
-    if (before === null || camera === null) return { linear: 0, angular: 0 };
-    if (isWorldCorrection(before.frame.anchor!, frame.anchor!)) this.events.onCorrection();
-    return motionBetween(before.camera, camera, frame.time - before.frame.time);
+    this.before = anchor === null || camera === null ? null : { time, anchor, camera };
+    if (before === null || this.before === null) return { linear: 0, angular: 0 };
+    if (isWorldCorrection(before.anchor, this.before.anchor)) this.events.onCorrection();
+    return motionBetween(before.camera, this.before.camera, time - before.time);
   }
 
   private take(frame: ArFrame, now: Moment, motion: Motion, anchor: TrackedAnchor): void {
-    const manual = this.manual;
+    const { manual, pass } = this;
     this.manual = false;
-    const before = this.lastShot;
-    this.lastShot = now;
-    this.dome.add(now.offset); // at once, so that the bin is not taken twice while the image is in work
+    const before = pass.lastShot;
+    pass.lastShot = now;
+    pass.dome.add(now.offset); // at once, so that the bin is not taken twice while the image is in work
     const i = this.next++; // now, so that frames keep the order in which they were seen
     const record = (image: EncodedImage): FrameRecord => ({
       i,
@@ -148,24 +214,29 @@ export class Recording {
       angular_velocity: motion.angular,
       linear_velocity: motion.linear,
     });
-    const work = this.keep(frame, manual, record).then((kept) => {
+    const work = this.keep(frame, manual, pass, record).then((kept) => {
       this.inWork.delete(work);
       if (kept) return;
-      this.dome.remove(now.offset);
-      if (this.lastShot === now) this.lastShot = before;
+      pass.dome.remove(now.offset);
+      if (pass.lastShot === now) pass.lastShot = before;
     });
     this.inWork.add(work);
   }
 
   /** Read, encode and store a frame; false if it was not worth it or there was no room. */
-  private async keep(frame: ArFrame, manual: boolean, record: (image: EncodedImage) => FrameRecord): Promise<boolean> {
+  private async keep(
+    frame: ArFrame,
+    manual: boolean,
+    pass: Pass,
+    record: (image: EncodedImage) => FrameRecord,
+  ): Promise<boolean> {
     try {
       const image = await this.encode(await frame.readImage(), frame.view.width, frame.view.height);
-      const [warning] = imageWarnings(image.luma, image.sharpness, this.sharpness);
+      const [warning] = imageWarnings(image.luma, image.sharpness, pass.sharpness);
       if (warning !== undefined) this.imageWarning = { warning, until: null };
       if (warning !== undefined && !manual) return false;
       await this.database.addFrame(this.id, record(image), image.jpeg, image.thumbnail);
-      this.sharpness.push(image.sharpness);
+      pass.sharpness.push(image.sharpness);
       this.events.onKept(++this.count);
       if (this.count >= MAX_FRAMES) this.stop('frames');
       return true;
@@ -183,11 +254,28 @@ export class Recording {
   }
 }
 
-/** The cameras' offsets from the object's centre, for the quality summary; none of plain photos. */
-export function offsetsOf(records: readonly FrameRecord[], box: Box | null): Vec3[] {
-  const center = box?.center ?? ([0, 0, 0] as const);
-  return records.flatMap(({ anchor, pose_world }) => {
-    if (pose_world === null) return [];
+function newPass(anchor: string, box: Box): Pass {
+  return { anchor, box, dome: new Dome(), sharpness: [], lastShot: null };
+}
+
+function asPlaced({ id, role, pose }: AnchorPose): Anchor {
+  return { id, role, pose_first: pose, pose_last: pose };
+}
+
+/** Tell whether a frame shows the object turned over. */
+export function showsTurned({ anchor }: FrameRecord, header: CaptureHeader): boolean {
+  return anchor !== null && anchor.id !== header.reference_anchor;
+}
+
+/**
+ * The cameras' offsets from the object's centre, for the quality summary: of the first side, which is what the
+ * pipeline's gate looks at; none of plain photos.
+ */
+export function offsetsOf(records: readonly FrameRecord[], header: CaptureHeader): Vec3[] {
+  const center = header.object?.center ?? ([0, 0, 0] as const);
+  return records.flatMap((record) => {
+    const { anchor, pose_world } = record;
+    if (pose_world === null || showsTurned(record, header)) return [];
     return [subtract(anchor === null ? pose_world.p : relativeTo(anchor, pose_world).p, center)];
   });
 }

@@ -1,4 +1,5 @@
-/** The AR screen: place the object's box, then walk round it. */
+/** The AR screen: place the object's box, walk round it; and once more when the object is turned over. */
+import { REFERENCE_ANCHOR, TURNED_ANCHOR } from '../capture/format';
 import { button, el } from '../dom';
 import { relativeTo, subtract } from '../geometry/pose';
 import { BINS, binOf, directionOf, RINGS, TARGET_VIEWS } from '../guide/coverage';
@@ -37,8 +38,9 @@ class RecordScreen {
   private readonly hint = el('p', { className: 'hint', role: 'status' });
   private readonly alert = el('p', { className: 'alert', role: 'alert' });
   private readonly progress = el('p', { className: 'progress' });
+  private readonly turn = button('', () => this.toOtherSide());
   private readonly actions = el('div', { className: 'actions' });
-  private phase: 'search' | 'size' | 'shoot' = 'search';
+  private phase: 'search' | 'size' | 'shoot' | 'turn' = 'search';
   private width = START_SIZE_M;
   private height = START_SIZE_M;
   private recording: Recording | null = null;
@@ -55,7 +57,12 @@ class RecordScreen {
     app.overlay.hidden = false;
     app.overlay.replaceChildren(
       el('header', {}, this.hint, this.alert),
-      el('footer', {}, el('div', { className: 'status' }, this.progress), this.actions),
+      el(
+        'footer',
+        {},
+        el('div', { className: 'status' }, this.dial.element, el('div', {}, this.progress, this.turn)),
+        this.actions,
+      ),
     );
     app.overlay.addEventListener('pointermove', this.drag);
     this.enter('search');
@@ -76,30 +83,66 @@ class RecordScreen {
 
   private enter(phase: typeof this.phase): void {
     this.phase = phase;
-    if (phase === 'search') {
-      this.actions.replaceChildren(button(TEXT.place.here, () => this.place(), 'primary'));
+    const { recording } = this;
+    this.dial.element.style.display = phase === 'shoot' ? '' : 'none';
+    this.turn.hidden = true;
+    const back = recording === null ? [] : [button(TEXT.back, () => this.enter('shoot'))];
+    if (phase === 'turn') {
+      this.actions.replaceChildren(
+        ...back,
+        button(TEXT.turn.done, () => this.enter('search'), 'primary'),
+      );
+    } else if (phase === 'search') {
+      this.actions.replaceChildren(
+        ...back,
+        button(TEXT.place.here, () => this.place(), 'primary'),
+      );
     } else if (phase === 'size') {
       this.actions.replaceChildren(
+        ...back,
         button(TEXT.place.again, () => this.enter('search')),
-        button(TEXT.place.start, () => this.begin(), 'primary'),
+        recording === null
+          ? button(TEXT.place.start, () => this.begin(), 'primary')
+          : button(TEXT.turn.start, () => this.goOn(recording), 'primary'),
       );
     } else {
-      const pause = button(TEXT.shoot.pause, () => {
-        this.recording!.paused = !this.recording!.paused;
-        pause.textContent = this.recording!.paused ? TEXT.shoot.resume : TEXT.shoot.pause;
+      const pause = button(recording!.paused ? TEXT.shoot.resume : TEXT.shoot.pause, () => {
+        recording!.paused = !recording!.paused;
+        pause.textContent = recording!.paused ? TEXT.shoot.resume : TEXT.shoot.pause;
       });
       this.actions.replaceChildren(
         pause,
-        button(TEXT.shoot.photo, () => this.recording?.shoot(), 'shutter'),
+        button(TEXT.shoot.photo, () => recording!.shoot(), 'shutter'),
         button(TEXT.shoot.finish, () => this.session.end(), 'primary'),
       );
-      this.progress.before(this.dial.element);
+      this.turn.textContent = recording!.isTurned ? TEXT.turn.back : TEXT.shoot.turn;
     }
   }
 
   private async place(): Promise<void> {
-    await this.session.placeAnchors();
+    this.actions.replaceChildren(); // it is placed in the next frame that shows a surface
+    await this.session.placeAnchors(this.recording === null ? REFERENCE_ANCHOR : TURNED_ANCHOR);
     this.enter('size');
+  }
+
+  /** Turn the object over; or back, if nothing of the second side is photographed yet. */
+  private async toOtherSide(): Promise<void> {
+    const recording = this.recording!;
+    if (recording.isTurned) {
+      await recording.turnBack();
+      this.enter('shoot');
+    } else {
+      [this.width, this.height] = recording.pass.box.size;
+      this.enter('turn');
+    }
+  }
+
+  /** Record the second side, which is placed. */
+  private async goOn(recording: Recording): Promise<void> {
+    const anchor = this.session.anchorPoses().find(({ id }) => id === TURNED_ANCHOR)!;
+    await recording.turnOver(anchor, this.box);
+    recording.paused = false;
+    this.enter('shoot');
   }
 
   private async begin(): Promise<void> {
@@ -113,14 +156,8 @@ class RecordScreen {
         onFull: (why) => this.tell(why === 'storage' ? TEXT.shoot.full : TEXT.shoot.most, Number.POSITIVE_INFINITY),
       },
     );
-    const anchors = this.session.anchorPoses().map(({ id, pose }) => ({
-      id,
-      role: id === 'object' ? ('object' as const) : ('support' as const),
-      pose_first: pose,
-      pose_last: pose,
-    }));
     const device = { model: phoneModel(), platform: 'Android, Chrome' };
-    await recording.begin(TEXT.defaultName(new Date()), device, anchors, this.app.pairing);
+    await recording.begin(TEXT.defaultName(new Date()), device, this.session.anchorPoses(), this.app.pairing);
     if (this.app.pairing !== null) {
       this.app.pairing = null; // it is this capture's now
       forgetPairing();
@@ -131,31 +168,37 @@ class RecordScreen {
   }
 
   private readonly onFrame = (frame: ArFrame): void => {
-    const [warning] = this.recording?.see(frame) ?? []; // before drawing: a readback changes the state of WebGL
+    // Before drawing: a readback changes the state of WebGL.
+    const [warning] = this.phase === 'shoot' ? this.recording!.see(frame) : [];
     this.drawing.begin(frame.projection, frame.worldToCamera);
     if (this.phase === 'search') {
       if (frame.hit !== null) drawReticle(this.drawing, frame.hit);
       this.say(frame.hit === null ? TEXT.place.search : TEXT.place.tap, '', '');
-      this.actions.querySelector('button')!.disabled = frame.hit === null;
+      this.actions.querySelector('.primary')?.toggleAttribute('disabled', frame.hit === null);
     } else if (this.phase === 'size') {
-      if (frame.anchor !== null) drawBox(this.drawing, frame.anchor, this.box);
+      drawBox(this.drawing, frame.objects.at(-1)!, this.box);
       const [width, height] = [this.width, this.height].map((metres) => (100 * metres).toFixed(0));
       this.say(TEXT.place.size, '', `${width!} × ${width!} × ${height!} cm`);
+    } else if (this.phase === 'turn') {
+      this.say(TEXT.turn.meanwhile, TEXT.turn.how, '');
     } else {
       this.guide(frame, this.recording!, warning);
     }
   };
 
   private guide(frame: ArFrame, recording: Recording, warning: Warning | undefined): void {
-    const { dome } = recording;
+    const { box, dome, sharpness } = recording.pass;
     const byRing = Array.from({ length: RINGS }, (_, ring) => dome.filled(ring));
-    const progress = progressText(dome.filled(), TARGET_VIEWS, byRing);
+    const views = progressText(dome.filled(), TARGET_VIEWS, byRing);
+    const progress = recording.isTurned ? TEXT.turn.progress(views) : views;
+    this.turn.hidden = recording.stopped || (recording.isTurned && sharpness.length > 0);
+    const anchor = recording.anchorIn(frame);
     let camera = null;
-    if (frame.anchor !== null) {
-      drawBox(this.drawing, frame.anchor, this.box);
-      drawDome(this.drawing, frame.anchor, this.box, dome);
+    if (anchor !== null) {
+      drawBox(this.drawing, anchor, box);
+      drawDome(this.drawing, anchor, box, dome);
       if (frame.camera !== null) {
-        const offset = subtract(relativeTo(frame.anchor, frame.camera).p, this.box.center);
+        const offset = subtract(relativeTo(anchor, frame.camera).p, box.center);
         camera = { azimuth: directionOf(offset).azimuth, ring: Math.floor(binOf(offset) / BINS) };
       }
     }

@@ -2,7 +2,7 @@
 import { button, el, picture } from '../dom';
 import { assess, assessPhotos } from '../guide/quality';
 import { NO_TRACKER } from '../record/photos';
-import { offsetsOf } from '../record/recording';
+import { offsetsOf, showsTurned } from '../record/recording';
 import type { CaptureState, StoredCapture, StoredFrame } from '../storage/database';
 import { exportZip } from '../storage/zip';
 import { FINDINGS, TEXT } from '../strings';
@@ -62,12 +62,14 @@ async function fill(app: App, id: string, status: HTMLElement): Promise<CaptureS
 function quality({ header }: StoredCapture, frames: readonly StoredFrame[]): HTMLElement {
   const records = frames.map((frame) => frame.record);
   const isPlain = header.device.tracker === NO_TRACKER;
-  const { verdict, findings } = isPlain ? assessPhotos(frames.length) : assess(offsetsOf(records, header.object));
+  const { verdict, findings } = isPlain ? assessPhotos(frames.length) : assess(offsetsOf(records, header));
+  const turned = records.filter((record) => showsTurned(record, header)).length;
   return el(
     'section',
     { className: `quality ${verdict}` },
     el('strong', {}, (isPlain ? TEXT.review.plainVerdict : TEXT.review.verdict)[verdict]),
     el('ul', {}, ...findings.map((finding) => el('li', {}, FINDINGS[finding]))),
+    el('p', { hidden: turned === 0 }, TEXT.review.turned(turned)),
   );
 }
 

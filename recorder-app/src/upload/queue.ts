@@ -89,7 +89,6 @@ class PendingUpload {
     if (missing.length > 0) {
       const batch = missing.slice(0, BATCH);
       await this.send(batch, await this.api.presign(this.captureId, batch.map(bare)), framesBytes, onSuccess);
-      await this.report('');
       return null;
     }
     const document = captureDocument(
@@ -129,6 +128,7 @@ class PendingUpload {
     onSuccess: () => void,
   ): Promise<void> {
     const waiting = batch.map((item) => ({ item, signed: uploads.find((upload) => upload.name === item.name) }));
+    const marks: Promise<unknown>[] = []; // the next file does not wait for them
     let failure: unknown = null;
     const worker = async (): Promise<void> => {
       for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
@@ -138,8 +138,11 @@ class PendingUpload {
           const { frame } = item;
           const body = frame === null ? framesBytes : await this.database.image(this.captureId, frame.record.i);
           await this.api.put(signed, body, this.signal);
-          if (frame === null) await this.database.updateCapture(this.captureId, { uploadedDocument: item.sha256 });
-          else await this.database.markUploaded(this.captureId, frame.record.i, true);
+          marks.push(
+            frame === null
+              ? this.database.updateCapture(this.captureId, { uploadedDocument: item.sha256 })
+              : this.database.markUploaded(this.captureId, frame.record.i, true),
+          );
           onSuccess();
         } catch (error) {
           failure ??= error;
@@ -147,6 +150,7 @@ class PendingUpload {
       }
     };
     await Promise.all(Array.from({ length: PARALLEL }, worker));
+    await Promise.all(marks);
     if (failure !== null) throw failure as Error;
   }
 

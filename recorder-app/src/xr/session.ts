@@ -1,5 +1,5 @@
 /** An AR session on ARCore through WebXR, reduced to what a recording needs of each frame. */
-import type { TrackedAnchor } from '../capture/format';
+import { REFERENCE_ANCHOR, type Anchor, type TrackedAnchor } from '../capture/format';
 import { intrinsicsFromProjection, type Intrinsics } from '../geometry/camera';
 import { add, type Pose, type Vec3 } from '../geometry/pose';
 import type { Tracking } from '../guide/gates';
@@ -38,7 +38,8 @@ export interface ArFrame {
   /** Column-major; for drawing. */
   readonly projection: Float32Array;
   readonly worldToCamera: Float32Array;
-  readonly anchor: TrackedAnchor | null;
+  /** The object's anchors: where it stands, and where it stands after it was turned over. */
+  readonly objects: readonly TrackedAnchor[];
   readonly support: readonly TrackedAnchor[];
   /** Where the middle of the screen meets a surface. */
   readonly hit: Vec3 | null;
@@ -46,23 +47,32 @@ export interface ArFrame {
   readImage(): Promise<Uint8Array<ArrayBuffer>>;
 }
 
+/** An anchor's pose as last tracked. */
+export interface AnchorPose {
+  readonly id: string;
+  readonly role: Anchor['role'];
+  readonly pose: Pose;
+}
+
 interface NamedAnchor {
   readonly id: string;
+  readonly role: Anchor['role'];
   readonly anchor: XRAnchor;
   last: Pose;
 }
 
 interface PendingAnchor {
   readonly id: string;
+  readonly role: Anchor['role'];
   readonly place: Vec3;
   readonly anchor: Promise<XRAnchor>;
 }
 
 export class ArSession {
-  private anchors: NamedAnchor[] = []; // the object's first
+  private anchors: NamedAnchor[] = []; // in the order in which they were placed
   private readonly framebuffer: WebGLFramebuffer;
   private readonly binding: CameraBinding;
-  private placing: ((pending: PendingAnchor[]) => void) | null = null;
+  private placing: { readonly id: string; readonly resolve: (pending: PendingAnchor[]) => void } | null = null;
 
   private constructor(
     private readonly session: XRSession,
@@ -101,20 +111,24 @@ export class ArSession {
     this.session.requestAnimationFrame(tick);
   }
 
-  /** Make the object's anchor where the middle of the screen meets a surface, upright, and support anchors round it. */
-  async placeAnchors(): Promise<void> {
-    const pending = await new Promise<PendingAnchor[]>((resolve) => (this.placing = resolve));
+  /**
+   * Make the object's anchor `id` where the middle of the screen meets a surface, upright, in place of one it had; and,
+   * with the reference anchor, support anchors round it.
+   */
+  async placeAnchors(id: string): Promise<void> {
+    const pending = await new Promise<PendingAnchor[]>((resolve) => (this.placing = { id, resolve }));
     const made: NamedAnchor[] = [];
-    for (const { id, place, anchor } of pending) {
-      made.push({ id, anchor: await anchor, last: { p: place, q: [0, 0, 0, 1] } });
+    for (const { place, anchor, ...named } of pending) {
+      made.push({ ...named, anchor: await anchor, last: { p: place, q: [0, 0, 0, 1] } });
     }
-    this.anchors.forEach(({ anchor }) => anchor.delete());
-    this.anchors = made;
+    const isReplaced = (old: NamedAnchor): boolean => made.some((anchor) => anchor.id === old.id);
+    this.anchors.filter(isReplaced).forEach(({ anchor }) => anchor.delete());
+    this.anchors = [...this.anchors.filter((old) => !isReplaced(old)), ...made];
   }
 
-  /** Poses of all anchors as last tracked, the object's first. */
-  anchorPoses(): { readonly id: string; readonly pose: Pose }[] {
-    return this.anchors.map(({ id, last }) => ({ id, pose: last }));
+  /** Poses of all anchors as last tracked, in the order in which they were placed. */
+  anchorPoses(): AnchorPose[] {
+    return this.anchors.map(({ id, role, last }) => ({ id, role, pose: last }));
   }
 
   async end(): Promise<void> {
@@ -124,13 +138,17 @@ export class ArSession {
   /** Anchors can be made inside a frame only. */
   private createAnchors(frame: XRFrame, hit: Vec3): void {
     if (this.placing === null) return;
-    const places = [hit, ...SUPPORT_OFFSETS.map((offset) => add(hit, offset))];
-    const pending = places.map((place, index) => {
+    const { id: object, resolve } = this.placing;
+    const offsets = object === REFERENCE_ANCHOR ? SUPPORT_OFFSETS : [];
+    const places = [hit, ...offsets.map((offset) => add(hit, offset))];
+    const pending = places.map((place, index): PendingAnchor => {
       const [x, y, z] = place;
       const anchor = frame.createAnchor!(new XRRigidTransform({ x, y, z }), this.space);
-      return { id: index === 0 ? 'object' : `support-${index}`, place, anchor };
+      return index === 0
+        ? { id: object, role: 'object', place, anchor }
+        : { id: `support-${index}`, role: 'support', place, anchor };
     });
-    this.placing(pending);
+    resolve(pending);
     this.placing = null;
   }
 
@@ -138,7 +156,8 @@ export class ArSession {
     const pose = frame.getViewerPose(this.space);
     const view = pose?.views[0] as CameraView | undefined;
     const camera = view?.camera ?? null;
-    const [object = null, ...support] = this.anchors.map((named) => this.track(named, frame));
+    const tracked = (role: Anchor['role']): TrackedAnchor[] =>
+      this.anchors.filter((named) => named.role === role).map((named) => this.track(named, frame));
     const size = { width: camera?.width ?? 0, height: camera?.height ?? 0 };
     return {
       time,
@@ -147,8 +166,8 @@ export class ArSession {
       view: { intrinsics: intrinsicsFromProjection(view?.projectionMatrix ?? [], size.width, size.height), ...size },
       projection: view?.projectionMatrix ?? new Float32Array(16),
       worldToCamera: view?.transform.inverse.matrix ?? new Float32Array(16),
-      anchor: object,
-      support,
+      objects: tracked('object'),
+      support: tracked('support'),
       hit: this.hit(frame),
       readImage: () => {
         if (camera === null) return Promise.reject(new Error('there is no camera image in this frame'));
