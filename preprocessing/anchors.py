@@ -6,7 +6,7 @@ Rotations and positions of anchors and cameras take anchor or camera to world, u
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,6 +64,21 @@ def tracked_anchors(frame: FrameRecord | ConditionedFrame) -> list[TrackedAnchor
 def has_pose(frame: FrameRecord | ConditionedFrame, reference_anchor: str | None) -> bool:
     """Tell whether the tracker knew where the camera of `frame` was, relative to an anchor if there is a reference."""
     return frame.tracking != "lost" and (reference_anchor is None or bool(tracked_anchors(frame)))
+
+
+def passes_of(frames: Sequence[FrameRecord | ConditionedFrame], reference_anchor: str | None) -> list[str | None]:
+    """Return for each frame in recording order the object's anchor at that time: another one once it was turned over.
+
+    A frame without the object's anchor is of the same pass as the frames round it; None where those are of different
+    passes, for then the object was just being turned, or in a capture without such anchors.
+    """
+    own = [frame.anchor.id if frame.anchor else None for frame in frames]
+    if reference_anchor is None or not any(own):
+        return [reference_anchor] * len(frames)
+    before = list(accumulate(own, lambda last, id_: id_ or last))
+    after = list(accumulate(reversed(own), lambda last, id_: id_ or last))[::-1]
+    around = [(one or other, other or one) for one, other in zip(before, after, strict=True)]
+    return [one if one == other else None for one, other in around]
 
 
 def short_gaps(posed: Sequence[bool]) -> list[bool]:
