@@ -54,9 +54,10 @@ def select_frames(
     """Choose among N frames in recording order.
 
     `position` (N, 3) are the camera centres and `forward` (N, 3) the unit optical axes in one frame that holds for
-    the whole capture, metres if `metric`; NaN where unknown. Where the object was turned over, one holds for
-    each of `passes` (N,): what is near in another pass shows another side. A frame under `min_sharpness` of its neighbours goes,
-    unless no better one was taken near it. Of two closer than `min_spacing` of the usual spacing the less sharp goes.
+    the whole capture, metres if `metric`; NaN where unknown. Where the object was turned over, one holds for each of
+    `passes` (N,): what is near in another pass shows another side. A frame under `min_sharpness` of its neighbours
+    goes, unless no better one was taken near it. Of two closer than `min_spacing` of the usual spacing the less sharp
+    goes.
     """
     shares = relative_sharpness(sharpness)
     gap = _gaps(position)

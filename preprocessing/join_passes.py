@@ -72,8 +72,8 @@ class Joint:
         )
         if self.pairs < MIN_PAIRS:
             return (
-                f"how the passes fit together is not known, for only {self.pairs} of the object's points are seen in both "
-                f"(at least {MIN_PAIRS}); {remedy}"
+                f"how the passes fit together is not known, for only {self.pairs} of the object's points are seen in "
+                f"both (at least {MIN_PAIRS}); {remedy}"
             )
         if self.spread > MAX_SPREAD:
             return f"the passes fit together only roughly (to {self.spread:.1%} of the object's size); {remedy}"

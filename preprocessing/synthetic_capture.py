@@ -49,14 +49,13 @@ def make_synthetic_capture(folder: Path, turned: Array | None = None) -> Path:
     """Write `capture/` and `truth/` into `folder`, as `preprocessing.benchmark` reads them; return it.
 
     Two more rounds follow if the box is `turned` over: how it then stands on the floor (4×4, box to floor). They have
-    an anchor of their own, where nobody measured it.
+    an anchor of their own, somewhere near. Their true poses too are relative to the box as it stood at first.
     """
     rng = np.random.default_rng(0)
     for name in ("capture/images", "truth/masks"):
         (folder / name).mkdir(parents=True)
     intrinsics = Intrinsics(fx=FOCAL, fy=FOCAL, cx=WIDTH / 2 - 3.4, cy=HEIGHT / 2 + 4.2)
-    paint = [_pattern(rng, np.array(colour), contrast=90) for colour in PAINT]
-    floor = _pattern(rng, np.array([150, 145, 138]), contrast=30)
+    paint, floor = paint_and_floor(rng)
     box = ObjectBox(center=[0.0, SIZE[1] / 2, 0.0], size=list(SIZE))
     world_from_floor = np.eye(4)
     records, truth = [], []
@@ -99,6 +98,12 @@ def make_synthetic_capture(folder: Path, turned: Array | None = None) -> Path:
     poses = {"anchor_to_mesh_world": np.eye(4).tolist(), "frames": truth}
     (folder / "truth/poses.json").write_text(json.dumps(poses))
     return folder
+
+
+def paint_and_floor(rng: np.random.Generator) -> tuple[list[UInt8], UInt8]:
+    """Return the textures of the box's six faces, and the floor's."""
+    paint = [_pattern(rng, np.array(colour), contrast=90) for colour in PAINT]
+    return paint, _pattern(rng, np.array([150, 145, 138]), contrast=30)
 
 
 def orbit() -> Array:
