@@ -6,7 +6,7 @@ Rotations and positions of anchors and cameras take anchor or camera to world, u
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby, pairwise
+from itertools import groupby, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,10 +75,16 @@ def passes_of(frames: Sequence[FrameRecord | ConditionedFrame], reference_anchor
     own = [frame.anchor.id if frame.anchor else None for frame in frames]
     if reference_anchor is None or not any(own):
         return [reference_anchor] * len(frames)
-    before = list(accumulate(own, lambda last, id_: id_ or last))
-    after = list(accumulate(reversed(own), lambda last, id_: id_ or last))[::-1]
+    before, after = _last_known(own), _last_known(own[::-1])[::-1]
     around = [(one or other, other or one) for one, other in zip(before, after, strict=True)]
     return [one if one == other else None for one, other in around]
+
+
+def _last_known(ids: Sequence[str | None]) -> list[str | None]:
+    known: list[str | None] = []
+    for id_ in ids:
+        known.append(id_ or (known[-1] if known else None))
+    return known
 
 
 def short_gaps(posed: Sequence[bool]) -> list[bool]:

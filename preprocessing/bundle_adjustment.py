@@ -278,7 +278,8 @@ class Adjustment:
             for row, image_id in enumerate(self._ids):
                 here = tracks.frame == row
                 found[here] = opened.read_descriptors(image_id).data[tracks.feature[here]]
-        return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+        found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+        return found
 
     def reprojection_errors(self) -> list[Array]:
         """Return for every row the distances, in pixels, between its features and the points they see."""

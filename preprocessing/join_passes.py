@@ -159,7 +159,7 @@ def on_object(xyz: Array, posed: PosedFrames) -> NDArray[np.bool_]:
     """Tell which points (N, 3) lie in the object's box and above what it stands on, the lowest that is seen there."""
     size = np.array(posed.object.size)
     diagonal = float(np.linalg.norm(size))
-    within = np.all(np.abs(xyz - posed.object.center) < size / 2 + BOX_ROOM * diagonal, axis=1)
+    within: NDArray[np.bool_] = np.all(np.abs(xyz - posed.object.center) < size / 2 + BOX_ROOM * diagonal, axis=1)
     if within.any():
         within &= xyz[:, 1] > np.quantile(xyz[within, 1], FLOOR_SHARE) + FLOOR_ROOM * diagonal
     return within

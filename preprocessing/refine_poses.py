@@ -117,7 +117,7 @@ def run(inputs: StageInputs, outputs: Path, config: RefinePosesConfig, progress:
         outputs / POSES_FILE
     )
     if points:
-        np.savez_compressed(outputs / POINTS_FILE, **_all_points(points))
+        _write_points(outputs / POINTS_FILE, points)
     return StageResult({**first.metrics, **({"turned": joints} if joints else {})}, warnings)
 
 
@@ -148,7 +148,7 @@ def refine_pass(
     ]
     if plot:
         plot_camera_path(plot, posed, poses, sorted(verdict.faults))
-    points = {
+    points: dict[str, NDArray[Any]] = {
         "xyz": attempt.points.xyz.astype(np.float32),
         "rgb": attempt.points.rgb,
         "frames": attempt.points.frames,
@@ -182,13 +182,14 @@ def _moved_points(points: Mapping[str, NDArray[Any]], to_first: Array) -> dict[s
     return {**points, "xyz": xyz.astype(np.float32)}
 
 
-def _all_points(passes: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Return the arrays of several `points.npz` as those of one, whose points are numbered on."""
+def _write_points(path: Path, passes: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+    """Write the points of all passes as one file, numbered on from pass to pass."""
     before = np.cumsum([0, *(len(points["xyz"]) for points in passes)])
     numbered = [
-        {**points, "seen": points["seen"] + np.int32(start)} for points, start in zip(passes, before, strict=False)
+        {**points, "seen": points["seen"] + np.int32(start)} for points, start in zip(passes, before[:-1], strict=True)
     ]
-    return {name: np.concatenate([points[name] for points in numbered]) for name in passes[0]}
+    arrays: dict[str, Any] = {name: np.concatenate([points[name] for points in numbered]) for name in passes[0]}
+    np.savez_compressed(path, **arrays)
 
 
 def best_attempt(
