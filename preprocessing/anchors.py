@@ -66,6 +66,27 @@ def has_pose(frame: FrameRecord | ConditionedFrame, reference_anchor: str | None
     return frame.tracking != "lost" and (reference_anchor is None or bool(tracked_anchors(frame)))
 
 
+def passes_of(frames: Sequence[FrameRecord | ConditionedFrame], reference_anchor: str | None) -> list[str | None]:
+    """Return for each frame in recording order the object's anchor at that time: another one once it was turned over.
+
+    A frame without the object's anchor is of the same pass as the frames round it; None where those are of different
+    passes, for then the object was just being turned, or in a capture without such anchors.
+    """
+    own = [frame.anchor.id if frame.anchor else None for frame in frames]
+    if reference_anchor is None or not any(own):
+        return [reference_anchor] * len(frames)
+    before, after = _last_known(own), _last_known(own[::-1])[::-1]
+    around = [(one or other, other or one) for one, other in zip(before, after, strict=True)]
+    return [one if one == other else None for one, other in around]
+
+
+def _last_known(ids: Sequence[str | None]) -> list[str | None]:
+    known: list[str | None] = []
+    for id_ in ids:
+        known.append(id_ or (known[-1] if known else None))
+    return known
+
+
 def short_gaps(posed: Sequence[bool]) -> list[bool]:
     """Return for each frame in recording order whether it lacks a pose that its neighbours' poses may stand in for.
 

@@ -23,7 +23,8 @@ from preprocessing.compensate_poses import pose_matrices
 from preprocessing.condition import upright_pose
 from preprocessing.frame_checks import camera_distance, check_frames, pose_differences
 from preprocessing.images import read_mask, write_png
-from preprocessing.refine_poses import choose_pairs, refine
+from preprocessing.matching import choose_pairs
+from preprocessing.refine_poses import refine
 from scan2twin.benchmark import compare_meshes
 from scan2twin.capture.models import Pose
 from scan2twin.capture.reader import read_capture

@@ -119,6 +119,7 @@ class Tracks:
     point: NDArray[np.int64]  # (K,), number of the point, from 0
     xy: Array  # (K, 2), pixels
     scale: Array  # (K,), of the feature, pixels
+    feature: NDArray[np.int64]  # (K,), number of the feature among those of its frame
 
 
 class Adjustment:
@@ -251,23 +252,34 @@ class Adjustment:
             id_ for id_, point in sorted(self._reconstruction.points3D.items()) if point.track.length() >= at_least
         ]
         number = {id_: k for k, id_ in enumerate(points)}
-        observed: list[tuple[int, int, Array]] = []
+        observed: list[tuple[int, int, int, Array]] = []
         with pycolmap.Database.open(self._database) as opened:
             for row, image_id in enumerate(self._ids):
                 keypoints = opened.read_keypoints(image_id)  # (F, 6): place, and the affine shape of the feature
                 seen = self._reconstruction.images[image_id].points2D
                 observed += [
-                    (row, number[point.point3D_id], keypoints[k])
+                    (row, number[point.point3D_id], k, keypoints[k])
                     for k, point in enumerate(seen)
                     if point.has_point3D() and point.point3D_id in number
                 ]
-        shape = np.array([keypoint for _, _, keypoint in observed], np.float64).reshape(-1, 6)
+        shape = np.array([keypoint for _, _, _, keypoint in observed], np.float64).reshape(-1, 6)
         return Tracks(
-            frame=np.array([row for row, _, _ in observed], np.int64),
-            point=np.array([point for _, point, _ in observed], np.int64),
+            frame=np.array([row for row, _, _, _ in observed], np.int64),
+            point=np.array([point for _, point, _, _ in observed], np.int64),
             xy=shape[:, :2],
             scale=np.sqrt(np.abs(shape[:, 2] * shape[:, 5] - shape[:, 3] * shape[:, 4])),
+            feature=np.array([feature for _, _, feature, _ in observed], np.int64),
         )
+
+    def descriptors(self, tracks: Tracks) -> NDArray[np.float32]:
+        """Return the descriptors (K, 128), of unit length, of the features that `tracks` observe."""
+        found = np.zeros((len(tracks.frame), 128), np.float32)
+        with pycolmap.Database.open(self._database) as opened:
+            for row, image_id in enumerate(self._ids):
+                here = tracks.frame == row
+                found[here] = opened.read_descriptors(image_id).data[tracks.feature[here]]
+        found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+        return found
 
     def reprojection_errors(self) -> list[Array]:
         """Return for every row the distances, in pixels, between its features and the points they see."""

@@ -5,7 +5,7 @@ together; the camera relative to an anchor at the same moment does. What is left
 pose, smoothed between corrections. Quaternions are [x, y, z, w], rotations take camera or anchor to world.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from preprocessing.anchors import (
     find_corrections,
     has_pose,
     interpolate_poses,
+    passes_of,
     relative_poses,
     short_gaps,
     smooth_anchor,
@@ -75,21 +76,81 @@ def run(inputs: StageInputs, outputs: Path, config: CompensatePosesConfig, progr
     """
     conditioned = ConditionedFrames.read(inputs["condition"] / "cameras.json")
     progress.start("compensating poses", len(conditioned.frames))
-    found = compensate(conditioned, smooth=config.smooth_anchor)
-    frames = [conditioned.frames[row] for row in found.rows]
-    warnings = list(found.warnings)
-    camera_to_reference = pose_matrices(found.rotation, found.position)
-    box = conditioned.object
+    first, *others = _passes(conditioned)
+    found = compensate(first, smooth=config.smooth_anchor)
+    warnings = [*_turned_meanwhile(conditioned, [first, *others]), *found.warnings]
+    box = first.object
     if box is None:
-        box = box_from_cameras(camera_to_reference, frames)
+        box = _box_from_cameras(first, found)
         warnings.append(
             f"the capture has no object box: taken from where the cameras look, a cube of {box.size[0]:.3g} "
             f"{'m' if conditioned.metric else 'units'}; give `object` in capture.json for a tighter one"
         )
+    posed = _posed(first, found, box)
+    turned: list[PosedFrames] = []
+    for other in others:
+        numbers = _listed(frame.index for frame in other.frames)
+        try:
+            found_other = compensate(other, smooth=config.smooth_anchor)
+            turned.append(_posed(other, found_other, _box_of_turned(_box_from_cameras(other, found_other), box)))
+        except CaptureError as error:
+            warnings.append(f"frames {numbers}, of the object turned over, are left out: {error}")
+            continue
+        warnings += [f"of the object turned over: {warning}" for warning in found_other.warnings]
+    counted = [frame.index for one in (posed, *turned) for frame in one.frames if frame.weight == LIMITED_WEIGHT]
+    if counted:
+        warnings.append(f"tracking was limited at frames {_listed(counted)}: their poses count less")
+    posed.model_copy(update={"turned": turned}).write(outputs / POSES_FILE)
+    progress.advance(len(conditioned.frames))
+    counts = {"frames": len(posed.frames), "turned_frames": sum(len(one.frames) for one in turned)}
+    return StageResult({**counts, **found.figures}, warnings)
+
+
+def _passes(conditioned: ConditionedFrames) -> list[ConditionedFrames]:
+    """Split a capture whose object was turned over into passes, each by its own anchor; the reference's comes first.
+
+    Nobody knows how the object lies in the later ones, so they have no box.
+    """
+    reference = conditioned.reference_anchor
+    ids = passes_of(conditioned.frames, reference)
+    others = [id_ for id_ in dict.fromkeys(ids) if id_ not in (None, reference)]
+
+    def one(anchor: str | None) -> ConditionedFrames:
+        frames = [frame for frame, id_ in zip(conditioned.frames, ids, strict=True) if id_ == anchor]
+        return conditioned.model_copy(update={"reference_anchor": anchor, "frames": frames})
+
+    return [one(reference), *(one(id_).model_copy(update={"object": None}) for id_ in others)]
+
+
+def _turned_meanwhile(conditioned: ConditionedFrames, passes: Sequence[ConditionedFrames]) -> Iterator[str]:
+    known = {frame.index for one in passes for frame in one.frames}
+    for frame in conditioned.frames:
+        if frame.index not in known:
+            yield f"frame {frame.index} is left out: no anchor of the object was tracked while it was turned over"
+
+
+def _box_from_cameras(conditioned: ConditionedFrames, found: Compensation) -> ObjectBox:
+    return box_from_cameras(
+        pose_matrices(found.rotation, found.position), [conditioned.frames[row] for row in found.rows]
+    )
+
+
+def _box_of_turned(looked_at: ObjectBox, first: ObjectBox) -> ObjectBox:
+    """Return a cube that holds the object however it lies: as wide as its first box is from corner to corner."""
+    side = min(looked_at.size[0], float(np.linalg.norm(first.size)))
+    return ObjectBox(center=looked_at.center, size=[side] * 3)
+
+
+def _posed(conditioned: ConditionedFrames, found: Compensation, box: ObjectBox) -> PosedFrames:
+    """Return the frames of one pass with their poses.
+
+    Raises:
+        CaptureError: the camera did not move round the object.
+
+    """
     _check_motion(found.position, box, conditioned.metric)
-    if limited := [frame.index for frame in frames if frame.tracking == "limited"]:
-        warnings.append(f"tracking was limited at frames {_listed(limited)}: their poses count less")
-    PosedFrames(
+    frames = [conditioned.frames[row] for row in found.rows]
+    return PosedFrames(
         capture_id=conditioned.capture_id,
         metric=conditioned.metric,
         object=box,
@@ -106,11 +167,11 @@ def run(inputs: StageInputs, outputs: Path, config: CompensatePosesConfig, progr
                 weight=LIMITED_WEIGHT if frame.tracking == "limited" else 1.0,
                 guessed=row in found.guessed,
             )
-            for row, frame, matrix in zip(found.rows, frames, camera_to_reference, strict=True)
+            for row, frame, matrix in zip(
+                found.rows, frames, pose_matrices(found.rotation, found.position), strict=True
+            )
         ],
-    ).write(outputs / POSES_FILE)
-    progress.advance(len(conditioned.frames))
-    return StageResult({"frames": len(frames), **found.figures}, warnings)
+    )
 
 
 def compensate(conditioned: ConditionedFrames, *, smooth: bool) -> Compensation:
@@ -121,16 +182,16 @@ def compensate(conditioned: ConditionedFrames, *, smooth: bool) -> Compensation:
 
     """
     frames, reference = conditioned.frames, conditioned.reference_anchor
-    world = Rotation.from_quat([frame.pose_world.q for frame in frames]), np.array([f.pose_world.p for f in frames])
-    if reference is None:
-        posed = [has_pose(frame, None) for frame in frames]
-        return _at_image_times(frames, posed, world, Compensation())
     tracks = anchor_tracks(frames)
-    if reference not in tracks:
+    if reference is not None and reference not in tracks:
         raise CaptureError(
             f"cameras.json: the reference anchor {reference!r} was tracked in no frame, so nobody knows where the "
             "object is; record again, and keep the place of the anchor in sight at the start"
         )
+    world = Rotation.from_quat([frame.pose_world.q for frame in frames]), np.array([f.pose_world.p for f in frames])
+    if reference is None:
+        posed = [has_pose(frame, None) for frame in frames]
+        return _at_image_times(frames, posed, world, Compensation())
     chosen = best_anchors(tracks, reference, world[1])
     posed = [id_ is not None for id_ in chosen]
     position = _relative_to_reference(tracks, reference, chosen, world)[1]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.transform import Rotation
 
-from preprocessing.anchors import relative_poses
+from preprocessing.anchors import passes_of, relative_poses
 from preprocessing.frame_selection import Selection, select_frames
 from preprocessing.images import EXIF_ORIENTATIONS, UInt8, read_photo, shrink, write_jpeg
 from preprocessing.lens import distort, undistort
@@ -265,7 +265,7 @@ def run(inputs: StageInputs, outputs: Path, config: ConditionConfig, progress: P
     metric = capture.document.scale.metric
     selection = select_frames(
         sharpness, *camera_places(frames), metric=metric, min_sharpness=config.min_sharpness,
-        min_spacing=config.min_spacing,
+        min_spacing=config.min_spacing, passes=passes_of(frames, capture.document.reference_anchor),
     )  # fmt: skip
     for row in selection.dropped:
         (outputs / frames[row].file).unlink()

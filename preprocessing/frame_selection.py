@@ -1,6 +1,7 @@
 """Which frames are worth keeping: not blurred, and not taken from where a sharper one was; but no side is lost."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,16 +48,21 @@ def relative_sharpness(sharpness: Float64) -> Float64:
 
 
 def select_frames(
-    sharpness: Float64, position: Float64, forward: Float64, *, metric: bool, min_sharpness: float, min_spacing: float
-) -> Selection:
+    sharpness: Float64, position: Float64, forward: Float64, *, metric: bool, min_sharpness: float, min_spacing: float,
+    passes: Sequence[str | None] | None = None,
+) -> Selection:  # fmt: skip
     """Choose among N frames in recording order.
 
     `position` (N, 3) are the camera centres and `forward` (N, 3) the unit optical axes in one frame that holds for
-    the whole capture, metres if `metric`; NaN where unknown. A frame under `min_sharpness` of its neighbours goes,
-    unless no better one was taken near it. Of two closer than `min_spacing` of the usual spacing the less sharp goes.
+    the whole capture, metres if `metric`; NaN where unknown. Where the object was turned over, one holds for each of
+    `passes` (N,): what is near in another pass shows another side. A frame under `min_sharpness` of its neighbours
+    goes, unless no better one was taken near it. Of two closer than `min_spacing` of the usual spacing the less sharp
+    goes.
     """
     shares = relative_sharpness(sharpness)
     gap = _gaps(position)
+    if passes is not None:
+        gap[np.not_equal.outer(np.array(passes, object), np.array(passes, object))] = math.inf
     nearest_gap = gap.min(axis=1)
     known = np.isfinite(nearest_gap)
     spacing = float(np.percentile(nearest_gap[known], SPACING_PERCENTILE)) if known.any() else 0.0

@@ -7,14 +7,13 @@ cannot be trusted is registered anew or left out and named. Without enough textu
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from preprocessing.bundle_adjustment import (
     Adjustment,
@@ -25,9 +24,10 @@ from preprocessing.bundle_adjustment import (
     stationary_share,
 )
 from preprocessing.camera_path import plot_camera_path
-from preprocessing.crop import box_corners, project
 from preprocessing.exposure import gains_of_frames
 from preprocessing.frame_checks import Refinement, Verdict, camera_distance, check_frames, disbelief, figures_of
+from preprocessing.join_passes import join
+from preprocessing.matching import choose_pairs, write_object_masks
 from scan2twin.config import RefinePosesConfig
 from scan2twin.frames import PosedFrame, PosedFrames
 from scan2twin.progress import Progress
@@ -40,10 +40,6 @@ PLOT_FILE = "camera_path.png"
 POINTS_FILE = "points.npz"
 MIN_POINT_FRAMES = 3  # two rays always nearly meet somewhere; a third one tells
 
-# Views whose directions from the object differ by more share few features (SIFT matches survive about 50°) …
-MAX_PAIR_ANGLE_DEG = 60.0
-# … and by less than this add nothing to a nearer one: in a dense capture neighbours are spread, not all next to it.
-MIN_PAIR_SPREAD_DEG = 5.0
 # The first round finds points from poses that may be off by a degree or two, the later ones from adjusted poses.
 # Reprojection in pixels; the first as a share of the focal length (0.03 is 1.7°).
 FIRST_ROUND_ANGLE_DEG, FIRST_ROUND_REPROJECTION = 6.0, 0.03
@@ -60,7 +56,6 @@ CHI3_MEDIAN = 1.538  # median length of a 3-vector of unit normals
 # did, and the background is of no use. Of a camera that goes round the object only points on its axis stand still.
 STILL_SHARE, STILL_MATCHES = 0.003, 0.3
 MASKED_FEATURES = 4  # times as many are found on the object only, for those beyond it are found too and then dropped
-OBJECT_MARGIN = 1.1  # of the object box: it is measured by hand, and the poses are not yet exact
 # Nanometres: the solver visits its unknowns in an order that differs from run to run by 1e-15; the poses do not.
 POSE_DECIMALS = 9
 GAIN_DECIMALS = 4  # far below what the colours of points tell
@@ -79,6 +74,16 @@ class Attempt:
     disbelief: str | None  # why it is not believed
 
 
+@dataclass(frozen=True)
+class RefinedPass:
+    """One pass of a capture after refinement: the frames that are kept, and what is known of them."""
+
+    posed: PosedFrames
+    metrics: Mapping[str, object]
+    warnings: Sequence[str]
+    points: Mapping[str, NDArray[Any]] | None = None  # of `points.npz`; None where poses were not refined
+
+
 def run(inputs: StageInputs, outputs: Path, config: RefinePosesConfig, progress: Progress) -> StageResult:
     """Read `compensate_poses/poses.json` and condition's images; write `poses.json` (`PosedFrames`), and if refined
     `camera_path.png` and `points.npz`.
@@ -87,15 +92,45 @@ def run(inputs: StageInputs, outputs: Path, config: RefinePosesConfig, progress:
     uint8 sRGB, `frames` (N,) int32, how many see it, and `error_px` (N,) float32, the mean reprojection error. Which
     frames see which points are pairs: `seen_by` (K,) int32, a frame's index, and `seen` (K,) int32, a point's number.
 
-    A capture that cannot be refined keeps its compensated poses, with a warning that says why.
+    A capture that cannot be refined keeps its compensated poses, with a warning that says why. Passes with the object
+    turned over are refined on their own, for the background did not turn with it, and then joined with the first.
     """  # fmt: skip
-    posed = PosedFrames.read(inputs["compensate_poses"] / "poses.json")
+    posed, images = PosedFrames.read(inputs["compensate_poses"] / "poses.json"), inputs["condition"]
+    first = refine_pass(posed, images, config, progress, outputs / PLOT_FILE)
+    frames, warnings = list(first.posed.frames), list(first.warnings)
+    points = [first.points] if first.points else []
+    joints: list[dict[str, object]] = []
+    for given in posed.turned:
+        turned = refine_pass(given, images, config, progress)
+        joint = join(first.posed, turned.posed, images, config, progress)
+        if joint.fault:
+            first_frame, last_frame = given.frames[0].index, given.frames[-1].index
+            warnings.append(
+                f"frames {first_frame} to {last_frame}, of the object turned over, are left out: {joint.fault}"
+            )
+        else:
+            warnings += [f"of the object turned over: {warning}" for warning in turned.warnings]
+            frames += [_moved(frame, joint.to_first) for frame in turned.posed.frames]
+            points += [_moved_points(turned.points, joint.to_first)] if turned.points else []
+        joints.append({**turned.metrics, **joint.figures})
+    posed.model_copy(update={"frames": sorted(frames, key=lambda frame: frame.index), "turned": []}).write(
+        outputs / POSES_FILE
+    )
+    if points:
+        _write_points(outputs / POINTS_FILE, points)
+    return StageResult({**first.metrics, **({"turned": joints} if joints else {})}, warnings)
+
+
+def refine_pass(
+    posed: PosedFrames, images: Path, config: RefinePosesConfig, progress: Progress, plot: Path | None = None
+) -> RefinedPass:
+    """Refine the frames of one pass; write a picture of the camera's path to `plot` if they could be refined."""
     if not config.enabled:
-        return _unrefined(posed, outputs, {}, [])
-    attempt, object_only = best_attempt(posed, inputs["condition"], config, progress)
+        return _unrefined(posed, {}, [])
+    attempt, object_only = best_attempt(posed, images, config, progress)
     if attempt.disbelief:
         warning = f"poses were not refined: {attempt.disbelief}. The tracker's poses are used: expect a softer model"
-        return _unrefined(posed, outputs, attempt.metrics, [warning])
+        return _unrefined(posed, attempt.metrics, [warning])
     warnings = []
     if object_only and not posed.turntable:  # else compensate_poses has said so
         warnings.append(
@@ -105,21 +140,22 @@ def run(inputs: StageInputs, outputs: Path, config: RefinePosesConfig, progress:
     poses = refinement.camera_to_reference.copy()
     for row in verdict.unadjusted:
         poses[row] = posed.frames[row].camera_to_reference
-    gains = gains_of_frames(attempt.tracks, [inputs["condition"] / frame.file for frame in posed.frames], progress)
+    gains = gains_of_frames(attempt.tracks, [images / frame.file for frame in posed.frames], progress)
     frames = [
         _refined(frame, poses[row], refinement.focal_factor, gains[row])
         for row, frame in enumerate(posed.frames)
         if row not in verdict.faults
     ]
-    posed.model_copy(update={"frames": frames}).write(outputs / POSES_FILE)
-    plot_camera_path(outputs / PLOT_FILE, posed, poses, sorted(verdict.faults))
-    points = attempt.points
-    np.savez_compressed(
-        outputs / POINTS_FILE, xyz=points.xyz.astype(np.float32), rgb=points.rgb, frames=points.frames,
-        error_px=points.error_px.astype(np.float32),
-        seen_by=np.array([frame.index for frame in posed.frames], np.int32)[attempt.tracks.frame],
-        seen=attempt.tracks.point.astype(np.int32),
-    )  # fmt: skip
+    if plot:
+        plot_camera_path(plot, posed, poses, sorted(verdict.faults))
+    points: dict[str, NDArray[Any]] = {
+        "xyz": attempt.points.xyz.astype(np.float32),
+        "rgb": attempt.points.rgb,
+        "frames": attempt.points.frames,
+        "error_px": attempt.points.error_px.astype(np.float32),
+        "seen_by": np.array([frame.index for frame in posed.frames], np.int32)[attempt.tracks.frame],
+        "seen": attempt.tracks.point.astype(np.int32),
+    }
     warnings += [
         f"frame {posed.frames[row].index} is left out: {fault}" for row, fault in sorted(verdict.faults.items())
     ]
@@ -130,8 +166,30 @@ def run(inputs: StageInputs, outputs: Path, config: RefinePosesConfig, progress:
         "corrections": attempt.corrections,
         "dropped": [posed.frames[row].index for row in sorted(verdict.faults)],
     }
-    counts = {"refined": True, "object_only": object_only, "points": len(points.xyz)}
-    return StageResult(counts | attempt.metrics | per_frame, warnings)
+    counts = {"refined": True, "object_only": object_only, "points": len(attempt.points.xyz)}
+    return RefinedPass(
+        posed.model_copy(update={"frames": frames}), counts | attempt.metrics | per_frame, warnings, points
+    )
+
+
+def _moved(frame: PosedFrame, to_first: Array) -> PosedFrame:
+    moved = (to_first @ np.array(frame.camera_to_reference)).round(POSE_DECIMALS).tolist()
+    return frame.model_copy(update={"camera_to_reference": moved})
+
+
+def _moved_points(points: Mapping[str, NDArray[Any]], to_first: Array) -> dict[str, NDArray[Any]]:
+    xyz = points["xyz"] @ to_first[:3, :3].T + to_first[:3, 3]
+    return {**points, "xyz": xyz.astype(np.float32)}
+
+
+def _write_points(path: Path, passes: Sequence[Mapping[str, NDArray[Any]]]) -> None:
+    """Write the points of all passes as one file, numbered on from pass to pass."""
+    before = np.cumsum([0, *(len(points["xyz"]) for points in passes)])
+    numbered = [
+        {**points, "seen": points["seen"] + np.int32(start)} for points, start in zip(passes, before[:-1], strict=True)
+    ]
+    arrays: dict[str, Any] = {name: np.concatenate([points[name] for points in numbered]) for name in passes[0]}
+    np.savez_compressed(path, **arrays)
 
 
 def best_attempt(
@@ -148,7 +206,7 @@ def best_attempt(
     for object_only in (True,) if posed.turntable else (False, True):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            masks = _write_object_masks(posed, folder / "masks") if object_only else None
+            masks = write_object_masks(posed, folder / "masks") if object_only else None
             progress.start("matching views", 1)
             database = match_frames(
                 images, posed.frames, pairs, folder, long_side=config.feature_side, masks=masks,
@@ -168,16 +226,17 @@ def best_attempt(
     return attempts[0], False
 
 
-def _unrefined(posed: PosedFrames, outputs: Path, metrics: dict[str, float], warnings: Sequence[str]) -> StageResult:
+def _unrefined(posed: PosedFrames, metrics: Mapping[str, object], warnings: Sequence[str]) -> RefinedPass:
     """Hand the given poses on, but for guessed ones, which nothing has confirmed."""
     kept = [frame for frame in posed.frames if not frame.guessed]
-    posed.model_copy(update={"frames": kept}).write(outputs / POSES_FILE)
     unconfirmed = [
         f"frame {frame.index} is left out: it had no pose of its own, and refinement could not confirm the guessed one"
         for frame in posed.frames
         if frame.guessed
     ]
-    return StageResult({"refined": False} | metrics, [*warnings, *unconfirmed])
+    return RefinedPass(
+        posed.model_copy(update={"frames": kept}), {"refined": False, **metrics}, [*warnings, *unconfirmed]
+    )
 
 
 def refine(
@@ -245,40 +304,6 @@ def refine(
             without_prior=guessed | again,
         )
     return result(), adjustment.points(images, MIN_POINT_FRAMES), adjustment.tracks(MIN_POINT_FRAMES)
-
-
-def _write_object_masks(posed: PosedFrames, folder: Path) -> Path:
-    """Write for every frame where the object box projects to, as `match_frames` wants masks; return `folder`."""
-    corners = box_corners(posed.object, OBJECT_MARGIN)
-    for frame in posed.frames:
-        pixels, depth = project(corners, np.array(frame.camera_to_reference), frame.intrinsics)
-        mask = np.zeros((frame.height, frame.width), np.uint8)
-        if depth.min() > 0:
-            cv2.fillConvexPoly(mask, cv2.convexHull(np.rint(pixels).astype(np.int32)), 255)
-        path = folder / f"{frame.file}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(mask).save(path)
-    return folder
-
-
-def choose_pairs(offsets: Array, neighbours: int) -> list[tuple[int, int]]:
-    """Choose which views to match: for each its `neighbours` nearest by direction from the object, spread out.
-
-    `offsets` (N × 3) are the camera positions relative to the object's centre. Returns sorted pairs of rows.
-    """
-    directions = offsets / np.maximum(np.linalg.norm(offsets, axis=1, keepdims=True), 1e-12)
-    angle_deg = np.degrees(np.arccos(np.clip(directions @ directions.T, -1, 1)))
-    pairs = set()
-    for row, angles in enumerate(angle_deg):
-        near = [other for other in np.argsort(angles, kind="stable") if other != row]
-        near = [other for other in near if angles[other] <= MAX_PAIR_ANGLE_DEG]
-        chosen: list[int] = []
-        for other in near:
-            if all(angle_deg[other, one] >= MIN_PAIR_SPREAD_DEG for one in chosen):
-                chosen.append(int(other))
-        chosen += [int(other) for other in near if other not in chosen]
-        pairs |= {(min(row, other), max(row, other)) for other in chosen[:neighbours]}
-    return sorted(pairs)
 
 
 def _refined(frame: PosedFrame, camera_to_reference: Array, focal_factor: float, gain: Array) -> PosedFrame:

@@ -45,42 +45,52 @@ BLURRED = (9, 30)
 PAINT = ((214, 84, 62), (66, 120, 190), (236, 190, 70), (80, 150, 96), (190, 96, 170), (120, 120, 120))  # RGB a face
 
 
-def make_synthetic_capture(folder: Path) -> Path:
-    """Write `capture/` and `truth/` into `folder`, as `preprocessing.benchmark` reads them; return it."""
+def make_synthetic_capture(folder: Path, turned: Array | None = None) -> Path:
+    """Write `capture/` and `truth/` into `folder`, as `preprocessing.benchmark` reads them; return it.
+
+    Two more rounds follow if the box is `turned` over: how it then stands on the floor (4×4, box to floor). They have
+    an anchor of their own, somewhere near. Their true poses too are relative to the box as it stood at first.
+    """
     rng = np.random.default_rng(0)
     for name in ("capture/images", "truth/masks"):
         (folder / name).mkdir(parents=True)
     intrinsics = Intrinsics(fx=FOCAL, fy=FOCAL, cx=WIDTH / 2 - 3.4, cy=HEIGHT / 2 + 4.2)
-    paint = [_pattern(rng, np.array(colour), contrast=90) for colour in PAINT]
-    floor = _pattern(rng, np.array([150, 145, 138]), contrast=30)
+    paint, floor = paint_and_floor(rng)
     box = ObjectBox(center=[0.0, SIZE[1] / 2, 0.0], size=list(SIZE))
-    world_from_anchor = np.eye(4)
-    records, truth, anchors = [], [], []
-    for i, camera in enumerate(orbit()):
-        rgb, mask = draw(camera, intrinsics, paint, floor)
+    world_from_floor = np.eye(4)
+    records, truth = [], []
+    anchors: dict[str, list[Pose]] = {}
+    passes = [("a0", np.eye(4), np.eye(4))] + ([] if turned is None else [("a1", _near(rng, 0.05, 0.0), turned)])
+    shots = [(*one, camera) for one in passes for camera in orbit()]
+    for i, (anchor_id, floor_from_anchor, floor_from_box, camera) in enumerate(shots):
+        rgb, mask = draw(camera, intrinsics, paint, floor, floor_from_box)
         if i in BLURRED:
             rgb = cv2.blur(rgb, (31, 1))
         name = f"{i:06d}"
         Image.fromarray(rgb).save(folder / f"capture/images/{name}.jpg", quality=92)
         Image.fromarray(mask).save(folder / f"truth/masks/{name}.png")
         if i in JUMPS:
-            world_from_anchor = _near(rng, JUMPS[i], 2.5) @ world_from_anchor
-        anchor = world_from_anchor @ _near(rng, JITTER_M * np.sqrt(3), JITTER_DEG * np.sqrt(3))
-        seen = world_from_anchor @ camera @ _near(rng, POSE_NOISE_M * np.sqrt(3), POSE_NOISE_DEG * np.sqrt(3))
-        anchors.append(_pose(anchor))
+            world_from_floor = _near(rng, JUMPS[i], 2.5) @ world_from_floor
+        anchor = world_from_floor @ floor_from_anchor @ _near(rng, JITTER_M * np.sqrt(3), JITTER_DEG * np.sqrt(3))
+        seen = world_from_floor @ camera @ _near(rng, POSE_NOISE_M * np.sqrt(3), POSE_NOISE_DEG * np.sqrt(3))
+        anchors.setdefault(anchor_id, []).append(_pose(anchor))
         records.append(
             FrameRecord(
                 i=i, file=f"images/{name}.jpg", t=0.5 * i, width=WIDTH, height=HEIGHT, intrinsics=intrinsics,
                 pose_world=_pose(seen), tracking="normal",
-                anchor=TrackedAnchor(id="a0", tracked=True, **_pose(anchor).model_dump()),
+                anchor=TrackedAnchor(id=anchor_id, tracked=True, **_pose(anchor).model_dump()),
             )
         )  # fmt: skip
-        truth.append({"i": i, "camera_to_anchor": camera.tolist(), "blurred": i in BLURRED})
+        truth.append(
+            {"i": i, "camera_to_anchor": (np.linalg.inv(floor_from_box) @ camera).tolist(), "blurred": i in BLURRED}
+        )
     header = CaptureHeader(
         capture_id="painted-box", name="A painted box, drawn", recorded_at=datetime(2026, 1, 1, tzinfo=UTC),
         app=App(name="scan2twin", version="1"), device=Device(model="drawn", platform="none", tracker="arcore"),
         reference_anchor="a0", object=box, scale=Scale(metric=True, source="drawn"),
-        anchors=[Anchor(id="a0", role="object", pose_first=anchors[0], pose_last=anchors[-1])],
+        anchors=[
+            Anchor(id=id_, role="object", pose_first=poses[0], pose_last=poses[-1]) for id_, poses in anchors.items()
+        ],
     )  # fmt: skip
     write_capture(folder / "capture", header, records)
     mesh = trimesh.creation.box(extents=SIZE, transform=trimesh.transformations.translation_matrix(box.center))
@@ -88,6 +98,12 @@ def make_synthetic_capture(folder: Path) -> Path:
     poses = {"anchor_to_mesh_world": np.eye(4).tolist(), "frames": truth}
     (folder / "truth/poses.json").write_text(json.dumps(poses))
     return folder
+
+
+def paint_and_floor(rng: np.random.Generator) -> tuple[list[UInt8], UInt8]:
+    """Return the textures of the box's six faces, and the floor's."""
+    paint = [_pattern(rng, np.array(colour), contrast=90) for colour in PAINT]
+    return paint, _pattern(rng, np.array([150, 145, 138]), contrast=30)
 
 
 def orbit() -> Array:
@@ -106,27 +122,34 @@ def orbit() -> Array:
     return poses
 
 
-def draw(camera: Array, intrinsics: Intrinsics, paint: list[UInt8], floor: UInt8) -> tuple[UInt8, UInt8]:
-    """Return the photo (H, W, 3) and the box's mask (H, W) from `camera` (4×4, camera to world, OpenGL axes).
+def draw(
+    camera: Array, intrinsics: Intrinsics, paint: list[UInt8], floor: UInt8, box_to_floor: Array
+) -> tuple[UInt8, UInt8]:
+    """Return the photo (H, W, 3) and the box's mask (H, W) from `camera` (4×4, camera to floor, OpenGL axes).
 
+    `box_to_floor` (4×4, rigid) is how the box, whose own frame has it on the origin, stands on the floor.
     Rays against slabs (Kay and Kajiya 1986) and the plane y = 0; a wall of one colour beyond the floor.
     """
     width, height = WIDTH * SUPERSAMPLING, HEIGHT * SUPERSAMPLING
     u, v = np.meshgrid((np.arange(width) + 0.5) / SUPERSAMPLING, (np.arange(height) + 0.5) / SUPERSAMPLING)
     K = intrinsics
-    rays = np.stack([(u - K.cx) / K.fx, -(v - K.cy) / K.fy, -np.ones_like(u)], axis=2) @ camera[:3, :3].T
+    in_camera = np.stack([(u - K.cx) / K.fx, -(v - K.cy) / K.fy, -np.ones_like(u)], axis=2)
+    rays = in_camera @ camera[:3, :3].T
+    rays[np.abs(rays) < 1e-12] = 1e-12
+    to_floor = -camera[1, 3] / rays[..., 1]
+    ground = camera[:3, 3] + to_floor[..., None] * rays
+    on_floor = (to_floor > 0) & (np.abs(ground[..., [0, 2]]).max(axis=2) < FLOOR_SIZE / 2)
+    rgb = np.full((height, width, 3), (172, 178, 184), np.uint8)
+    rgb[on_floor] = _sample(floor, ground[..., [0, 2]] / FLOOR_SIZE + 0.5)[on_floor]
+
+    camera = np.linalg.inv(box_to_floor) @ camera
+    rays = in_camera @ camera[:3, :3].T
     rays[np.abs(rays) < 1e-12] = 1e-12
     low, high = np.array([-SIZE[0] / 2, 0, -SIZE[2] / 2]), np.array([SIZE[0] / 2, SIZE[1], SIZE[2] / 2])
     one, other = (low - camera[:3, 3]) / rays, (high - camera[:3, 3]) / rays
     enter, leave = np.minimum(one, other), np.maximum(one, other)
     axis, distance = enter.argmax(axis=2), enter.max(axis=2)
     hit = (distance < leave.min(axis=2)) & (distance > 0)
-    rgb = np.full((height, width, 3), (172, 178, 184), np.uint8)
-
-    to_floor = -camera[1, 3] / rays[..., 1]
-    ground = camera[:3, 3] + to_floor[..., None] * rays
-    on_floor = (to_floor > 0) & (np.abs(ground[..., [0, 2]]).max(axis=2) < FLOOR_SIZE / 2)
-    rgb[on_floor] = _sample(floor, ground[..., [0, 2]] / FLOOR_SIZE + 0.5)[on_floor]
     point = camera[:3, 3] + distance[..., None] * rays
     for face, texture in enumerate(paint):
         along = face // 2

@@ -100,9 +100,7 @@ def _inspect_all(capture: Capture, progress: Progress) -> list[Inspection]:
     reference = capture.document.reference_anchor
     short = short_gaps([has_pose(frame, reference) for frame in capture.frames])
     for frame, inspection, in_short_gap in zip(capture.frames, inspections, short, strict=True):
-        if frame.anchor is not None and frame.anchor.id != reference:
-            inspection.unusable.append("shows the object turned over; only its first pass is used so far")
-        elif not in_short_gap:  # the frames round it may stand in for its pose: see compensate_poses
+        if not in_short_gap:  # the frames round it may stand in for its pose: see compensate_poses
             inspection.unusable += pose_reasons(frame, reference)
         if frame.intrinsics and (reason := intrinsics_fault(frame.intrinsics, frame.width, frame.height)):
             inspection.unusable.append(reason)

@@ -119,6 +119,8 @@ class PosedFrames(Document):
     unit_to_reference: Matrix4  # similarity: uniform scale and translation
     turntable: bool = False  # the object turned before a camera that stood still: the background does not move with it
     frames: list[PosedFrame]
+    # Passes with the object turned over, each in the frame of its own anchor; refine_poses joins them with `frames`.
+    turned: list["PosedFrames"] = []
 
 
 class PixelRectangle(Document):

@@ -289,6 +289,58 @@ class TestSeveralAnchors:
         assert any("anchor 's' moved against the reference anchor by 3.0 cm" in w for w in result.warnings)
 
 
+class TestTurnedOver:
+    """A second pass goes by an anchor of its own; where that stands to the first one says nothing of the object."""
+
+    COUNT = 30
+    ANCHOR = Rotation.from_euler("y", 50, degrees=True), np.array([0.3, -0.1, 0.2])
+
+    def document(self, **values: object) -> ConditionedFrames:
+        rotation, position = self.ANCHOR
+        anchors = stack([(Rotation.identity(), np.zeros(3))] * self.COUNT + [self.ANCHOR] * self.COUNT)
+        own = orbit(self.COUNT)
+        second = rotation * own[0], rotation.apply(own[1]) + position
+        cameras = Rotation.concatenate([own[0], second[0]]), np.concatenate([own[1], second[1]])
+        document = conditioned(cameras, anchors, **values)
+        for frame in document.frames[self.COUNT :]:
+            assert frame.anchor is not None
+            frame.anchor = frame.anchor.model_copy(update={"id": "a1"})
+        return document
+
+    def test_each_pass_is_relative_to_its_own_anchor(self, tmp_path):
+        result, posed = compensate(tmp_path, self.document())
+        [turned] = posed.turned
+        assert [frame.index for frame in turned.frames] == list(range(self.COUNT, 2 * self.COUNT))
+        for one in (posed, turned):
+            np.testing.assert_allclose(matrices(one), pose_matrices(*orbit(self.COUNT)), atol=1e-9)
+        assert result.warnings == []
+
+    def test_the_box_of_the_second_holds_the_object_however_it_lies(self, tmp_path):
+        box = ObjectBox(center=[0.0, 0.1, 0.0], size=[0.1, 0.2, 0.2])
+        _, posed = compensate(tmp_path, self.document(object=box))
+        corners = np.linalg.norm(posed.object.size)
+        assert posed.turned[0].object.size == pytest.approx([corners] * 3)
+        looked_at = compensate(tmp_path, conditioned(orbit(self.COUNT), None, object=None))[1].object
+        np.testing.assert_allclose(posed.turned[0].object.center, looked_at.center, atol=1e-6)
+
+    def test_frames_while_it_was_turned_are_left_out_and_named(self, tmp_path):
+        document = self.document()
+        for row in (self.COUNT - 1, self.COUNT, 5):
+            document.frames[row].anchor = None
+        result, posed = compensate(tmp_path, document)
+        assert [len(one.frames) for one in (posed, *posed.turned)] == [self.COUNT - 1, self.COUNT - 1]
+        assert [w for w in result.warnings if "while it was turned over" in w] == [
+            f"frame {row} is left out: no anchor of the object was tracked while it was turned over"
+            for row in (self.COUNT - 1, self.COUNT)
+        ]
+
+    def test_a_pass_that_shows_one_side_only_is_left_out_and_named(self, tmp_path):
+        document = self.document()
+        result, posed = compensate(tmp_path, document.model_copy(update={"frames": document.frames[: self.COUNT + 1]}))
+        assert (len(posed.frames), posed.turned) == (self.COUNT, [])
+        assert f"frames {self.COUNT}, of the object turned over, are left out: object: unknown" in result.warnings[0]
+
+
 class TestPoseTimes:
     @settings(deadline=None, max_examples=50)
     @given(rigid, rigid, st.floats(0.0, 1.0))

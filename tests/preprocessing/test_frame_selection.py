@@ -33,6 +33,18 @@ def test_an_even_walk_keeps_every_frame() -> None:
     assert select(np.full(36, 100.0), *ring(EVERY_TEN)).dropped == set()
 
 
+def test_of_an_object_turned_over_the_same_place_shows_another_side() -> None:
+    position, forward = ring(EVERY_TEN + EVERY_TEN[:10])
+    sharpness = np.full(46, 100.0)
+    sharpness[40] = 5
+    passes = ["a0"] * 36 + ["a1"] * 10
+    selection = select_frames(
+        sharpness, position, forward, metric=True, min_sharpness=0.25, min_spacing=0.15, passes=passes
+    )  # fmt: skip
+    assert (selection.repeated, set(selection.blurred), set(selection.needed)) == ({}, {40}, set())
+    assert len(select(sharpness, position, forward).repeated) == 9
+
+
 def test_of_frames_from_one_place_the_sharpest_is_kept() -> None:
     angles = [*EVERY_TEN[:10], 90.5, 89.6, *EVERY_TEN[10:]]  # three at 90°
     sharpness = np.full(38, 100.0)

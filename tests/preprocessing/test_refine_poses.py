@@ -17,7 +17,8 @@ from scipy.spatial.transform import Rotation
 from preprocessing.bundle_adjustment import Adjustment, Tolerance, match_frames
 from preprocessing.frame_checks import Refinement, Verdict, camera_distance, check_frames, pose_differences
 from preprocessing.images import linear_to_srgb, srgb_to_linear
-from preprocessing.refine_poses import MAX_PAIR_ANGLE_DEG, POSE_DECIMALS, choose_pairs, run
+from preprocessing.matching import MAX_PAIR_ANGLE_DEG, choose_pairs
+from preprocessing.refine_poses import POSE_DECIMALS, run
 from scan2twin.capture.models import Intrinsics, ObjectBox
 from scan2twin.capture.reader import read_capture
 from scan2twin.config import RefinePosesConfig

@@ -90,14 +90,14 @@ def test_without_a_reference_anchor_frames_need_none(make_capture, tmp_path):
     assert validate(folder, tmp_path)[1].unusable == []
 
 
-def test_frames_of_the_object_turned_over_are_left_out_and_named(make_capture, tmp_path):
+def test_frames_of_the_object_turned_over_are_used(make_capture, tmp_path):
     folder = make_capture(frames=12)
     first = read_capture(folder).document.anchors[0]
     rewrite(folder, anchors=[first, first.model_copy(update={"id": "turned"})])
     change_frame(folder, 11, anchor=TrackedAnchor(id="turned", tracked=True, p=first.pose_last.p, q=first.pose_last.q))
     result, validation = validate(folder, tmp_path)
-    assert validation.usable == list(range(11))
-    assert result.warnings == ["frame 11 is left out: shows the object turned over; only its first pass is used so far"]
+    assert validation.usable == list(range(12))
+    assert result.warnings == []
 
 
 def test_plain_photos_need_no_poses_but_must_differ(make_capture, tmp_path):
