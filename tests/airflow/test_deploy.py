@@ -1,8 +1,10 @@
 """What is shipped for clusters and for compose: right by its schema, and as careful as the texts say."""
 
 import json
+import os
 import re
 import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,7 @@ def test_compose_listens_on_loopback_and_holds_no_secret() -> None:
                 assert value.startswith("${SCAN2TWIN_") or "${HOST" in value, name
             elif re.search("PASSWORD|SECRET|KEY|CONN(_CMD)?$", name):
                 assert name.endswith(("_FILE", "_CMD")), name
-                assert "/run/secrets/" in value
+                assert value.startswith("/tmp/") or "/run/secrets/" in value, name
     assert COMPOSE["services"]["scheduler"]["environment"]["SCAN2TWIN_RUNNER"] == "${SCAN2TWIN_RUNNER:-local}"
 
 
@@ -129,6 +131,29 @@ def test_secrets_are_made_once(tmp_path: Path) -> None:
     assert json.loads(first["passwords.json"]) == {"admin": first["airflow_password"]}
     assert first["database_password"] in first["database_url"]
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o444 for path in tmp_path.iterdir())
+
+
+def test_the_airflow_image_takes_its_secrets_from_files(tmp_path: Path) -> None:
+    """Airflow gets a copy of the passwords that it may write: it opens them so, and dies where it cannot."""
+    secrets, home = tmp_path / "secrets", tmp_path / "home"
+    make_secrets(secrets)
+    home.mkdir()
+    (home / "airflow").write_text('#!/bin/sh\necho "$AWS_ACCESS_KEY_ID" "$@"\n')
+    (home / "airflow").chmod(0o755)
+    passwords = COMPOSE["services"]["api-server"]["environment"]
+    copy = Path(passwords["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"])
+    assert str(copy.parent) in COMPOSE["services"]["api-server"]["tmpfs"]
+    environment = {
+        "PATH": f"{home}:{os.environ['PATH']}",
+        "AWS_ACCESS_KEY_ID_FILE": str(secrets / "store_user"),
+        "AIRFLOW_PASSWORDS_FILE": str(secrets / Path(passwords["AIRFLOW_PASSWORDS_FILE"]).name),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / copy.name),
+    }
+    command = [ROOT / "images/airflow/entrypoint.sh", "api-server"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert said.stdout == f"{(secrets / 'store_user').read_text()} api-server\n"
+    assert (home / copy.name).read_text() == (secrets / "passwords.json").read_text()
+    assert stat.S_IMODE((home / copy.name).stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
