@@ -166,19 +166,41 @@ async function rawRate(page: Page, files: readonly File[]): Promise<number> {
   return total(files) / seconds;
 }
 
+/** Names and times (milliseconds) of what the page has fetched. Who listens to every request slows them down. */
+const fetched = (page: Page): Promise<{ name: string; start: number; end: number }[]> =>
+  page.evaluate(() =>
+    performance
+      .getEntriesByType('resource')
+      .map((entry) => ({ name: entry.name, start: entry.startTime, end: entry.startTime + entry.duration })),
+  );
+
 /**
  * Upload with the app: the most as fast as it goes, the rest over a slow network that is cut once. Tells the bytes a
  * second of the first, and how many bytes of the rest went twice: of files under way at the cut, and of others.
  */
 async function upload(page: Page, files: readonly File[]) {
   const sizes = new Map(files.map(({ name, size }) => [name.split('/').at(-1)!, size]));
-  const [sent, underWay, atCut] = [new Set<string>(), new Set<string>(), new Set<string>()];
+  const nameOf = (url: string): string => new URL(url).pathname.split('/').at(-1)!;
+  await page.evaluate(() => {
+    performance.clearResourceTimings();
+    performance.setResourceTimingBufferSize(5000);
+  });
+  await page.getByRole('button', { name: 'Upload' }).click();
+  let done = await fetched(page);
+  const first = (entries: typeof done) => entries.filter(({ name }) => sizes.has(nameOf(name)));
+  while (first(done).length < FULL_SPEED * files.length) {
+    await page.waitForTimeout(100);
+    done = await fetched(page);
+  }
+  const seconds = (Math.max(...done.map(({ end }) => end)) - Math.min(...done.map(({ start }) => start))) / 1000;
+  const sent = new Set(first(done).map(({ name }) => nameOf(name)));
+  const rate = [...sent].reduce((sum, name) => sum + sizes.get(name)!, 0) / seconds;
+
+  const [underWay, atCut] = [new Set<string>(), new Set<string>()];
   const again = { underWay: 0, others: 0 };
-  let [start, last, arrived, bytes, isOffline] = [0, 0, 0, 0, false];
-  const fileOf = (request: Request): string | null =>
-    request.method() === 'PUT' ? new URL(request.url()).pathname.split('/').at(-1)! : null;
+  let [arrived, isOffline] = [0, false];
+  const fileOf = (request: Request): string | null => (request.method() === 'PUT' ? nameOf(request.url()) : null);
   page.on('request', (request) => {
-    start ||= Date.now(); // the first tells the server of the capture
     const file = fileOf(request);
     if (file === null || isOffline) return; // offline, nothing leaves the phone
     if (sent.has(file)) again[atCut.has(file) ? 'underWay' : 'others'] += sizes.get(file) ?? 0;
@@ -190,18 +212,14 @@ async function upload(page: Page, files: readonly File[]) {
     const file = fileOf(answer.request());
     if (file === null) return;
     underWay.delete(file);
+    sent.add(file); // it may have left before anybody listened
     arrived++;
-    last = Date.now();
-    bytes += sizes.get(file) ?? 0;
   });
   const network = await page.context().newCDPSession(page);
   await network.send('Network.enable');
   const connect = (offline: boolean, uploadThroughput: number) =>
     network.send('Network.emulateNetworkConditions', { offline, latency: 0, downloadThroughput: -1, uploadThroughput });
 
-  await page.getByRole('button', { name: 'Upload' }).click();
-  while (arrived < FULL_SPEED * files.length) await page.waitForTimeout(5);
-  const rate = (1000 * bytes) / (last - start);
   await connect(false, UPLINK);
   const few = arrived + PARALLEL; // those that went while the network was fast
   while (arrived < few || underWay.size < PARALLEL) await page.waitForTimeout(5);

@@ -38,12 +38,13 @@ class Store {
 
   private async handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
     if (this.fault(this.requests++, request, response)) return;
-    this.mostParallel = Math.max(this.mostParallel, ++this.parallel);
+    const sends = request.method === 'PUT' ? 1 : 0;
+    this.mostParallel = Math.max(this.mostParallel, (this.parallel += sends));
     const chunks: Buffer[] = [];
     for await (const chunk of request) chunks.push(chunk as Buffer);
     const body = Buffer.concat(chunks);
     await new Promise((resolve) => setTimeout(resolve, 5));
-    this.parallel--;
+    this.parallel -= sends;
     const [, route, ...rest] = (request.url ?? '').split('/');
     if (route === 'store') {
       const name = rest.join('/');

@@ -4,6 +4,7 @@ import { listFiles, type Database, type StoredFrame } from '../storage/database'
 import { TemporaryError, type Completion, type IngestApi, type SignedPut } from './api';
 
 const BATCH = 12; // addresses signed at once; they hold for minutes only
+const SIGN_AHEAD = 6; // files left to send when the next batch is signed and read, so that none waits for that
 const PARALLEL = 3; // more does not fill a phone's uplink any better
 const FIRST_DELAY_MS = 500;
 const MAX_DELAY_MS = 30_000;
@@ -67,7 +68,44 @@ export async function upload(
   }
 }
 
-/** One round: what is missing now, a batch of it sent; when nothing is missing, the completion. */
+/** A file with the address to send it to; `body` is being read. */
+interface Ticket {
+  readonly item: Item;
+  readonly signed: SignedPut;
+  readonly body: Promise<Uint8Array<ArrayBuffer>>;
+}
+
+/** Hands out files one by one; the next batch gets its addresses while one is sent. */
+class Tickets {
+  private readonly ready: Ticket[] = [];
+  private signing: Promise<void> | null = null;
+  private failure: unknown = null;
+
+  constructor(
+    private readonly rest: Item[],
+    private readonly sign: (batch: Item[]) => Promise<Ticket[]>,
+  ) {}
+
+  /** The next file, undefined after the last. Throws what `sign` threw. */
+  async take(): Promise<Ticket | undefined> {
+    if (this.ready.length <= SIGN_AHEAD && this.rest.length > 0) this.signing ??= this.fill();
+    while (this.ready.length === 0 && this.signing !== null) await this.signing;
+    if (this.ready.length === 0 && this.failure !== null) throw this.failure as Error;
+    return this.ready.shift();
+  }
+
+  private async fill(): Promise<void> {
+    try {
+      this.ready.push(...(await this.sign(this.rest.splice(0, BATCH))));
+    } catch (error) {
+      this.failure = error; // for who takes the next file; those that have an address are sent first
+      this.rest.length = 0;
+    }
+    this.signing = null;
+  }
+}
+
+/** One round: what is missing now is sent until something fails; when nothing is missing, the completion. */
 class PendingUpload {
   constructor(
     private readonly database: Database,
@@ -87,8 +125,7 @@ class PendingUpload {
     const missing = items.filter((item) => !isSent(item, capture.uploadedDocument));
     this.tell(items, missing, '');
     if (missing.length > 0) {
-      const batch = missing.slice(0, BATCH);
-      await this.send(batch, await this.api.presign(this.captureId, batch.map(bare)), framesBytes, onSuccess);
+      await this.send(items, missing, framesBytes, onSuccess);
       return null;
     }
     const document = captureDocument(
@@ -120,46 +157,61 @@ class PendingUpload {
     return { capture, frames, items, framesBytes };
   }
 
-  /** Send the files of a batch, `PARALLEL` at a time; one that fails does not keep the others from being sent. */
+  /** Send what is missing, `PARALLEL` files at a time; one that fails does not keep the others from being sent. */
   private async send(
-    batch: Item[],
-    uploads: SignedPut[],
+    items: readonly Item[],
+    missing: readonly Item[],
     framesBytes: Uint8Array<ArrayBuffer>,
     onSuccess: () => void,
   ): Promise<void> {
-    const waiting = batch.map((item) => ({ item, signed: uploads.find((upload) => upload.name === item.name) }));
+    const left = new Set(missing);
     const marks: Promise<unknown>[] = []; // the next file does not wait for them
     let failure: unknown = null;
+    let failuresInARow = 0;
+    const failed = (error: unknown): void => {
+      failure ??= error;
+      failuresInARow++;
+    };
+    const tickets = new Tickets([...missing], (batch) => this.sign(batch, framesBytes));
+    const send = async ({ item, signed, body }: Ticket): Promise<void> => {
+      await this.api.put(signed, await body, this.signal);
+      marks.push(this.mark(item, true).catch(failed));
+      left.delete(item);
+      failuresInARow = 0;
+      onSuccess();
+      this.tell(items, [...left], '');
+    };
     const worker = async (): Promise<void> => {
-      for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
-        const { item, signed } = next;
-        if (signed === undefined) throw new TemporaryError(`the server signed no address for ${item.name}`);
-        try {
-          const { frame } = item;
-          const body = frame === null ? framesBytes : await this.database.image(this.captureId, frame.record.i);
-          await this.api.put(signed, body, this.signal);
-          marks.push(
-            frame === null
-              ? this.database.updateCapture(this.captureId, { uploadedDocument: item.sha256 })
-              : this.database.markUploaded(this.captureId, frame.record.i, true),
-          );
-          onSuccess();
-        } catch (error) {
-          failure ??= error;
-        }
+      for (let ticket = await tickets.take(); ticket !== undefined; ticket = await tickets.take()) {
+        await send(ticket).catch(failed);
+        if (failuresInARow >= PARALLEL) return; // it is not the file
       }
     };
-    await Promise.all(Array.from({ length: PARALLEL }, worker));
+    await Promise.all(Array.from({ length: PARALLEL }, () => worker().catch(failed)));
     await Promise.all(marks);
     if (failure !== null) throw failure as Error;
   }
 
-  private async forget(items: Item[], names: readonly string[]): Promise<void> {
-    for (const { name, frame } of items) {
-      if (!names.includes(name)) continue;
-      if (frame === null) await this.database.updateCapture(this.captureId, { uploadedDocument: null });
-      else await this.database.markUploaded(this.captureId, frame.record.i, false);
-    }
+  private async sign(batch: readonly Item[], framesBytes: Uint8Array<ArrayBuffer>): Promise<Ticket[]> {
+    const bodies = batch.map(async ({ frame }) =>
+      frame === null ? framesBytes : this.database.image(this.captureId, frame.record.i),
+    );
+    bodies.forEach((body) => void body.catch(() => undefined)); // thrown where it is sent, if it comes to that
+    const uploads = await this.api.presign(this.captureId, batch.map(bare));
+    return batch.map((item, index) => {
+      const signed = uploads.find(({ name }) => name === item.name);
+      if (signed === undefined) throw new TemporaryError(`the server signed no address for ${item.name}`);
+      return { item, signed, body: bodies[index]! };
+    });
+  }
+
+  private mark({ frame, sha256 }: Item, sent: boolean): Promise<unknown> {
+    if (frame !== null) return this.database.markUploaded(this.captureId, frame.record.i, sent);
+    return this.database.updateCapture(this.captureId, { uploadedDocument: sent ? sha256 : null });
+  }
+
+  private async forget(items: readonly Item[], names: readonly string[]): Promise<void> {
+    for (const item of items) if (names.includes(item.name)) await this.mark(item, false);
   }
 
   private tell(items: readonly Item[], missing: readonly Item[], waiting: string): void {
