@@ -4,6 +4,7 @@ import { IngestApi, PairingError, RefusedError } from './api';
 import { upload, type UploadProgress } from './queue';
 
 const PAIRING_KEY = 'pairing';
+const TELL_MS = 250; // between two notes of progress: each is looked up and drawn anew
 
 export type UploadState =
   | { readonly kind: 'sending'; readonly progress: UploadProgress }
@@ -14,6 +15,7 @@ export class UploadManager {
   readonly states = new Map<string, UploadState>();
   private readonly listeners = new Set<() => void>();
   private working = false;
+  private lastTold = 0;
 
   constructor(private readonly database: Database) {
     window.addEventListener('online', () => void this.work());
@@ -56,7 +58,7 @@ export class UploadManager {
     const screen = await navigator.wakeLock.request('screen').catch(() => null);
     try {
       await upload(this.database, new IngestApi(pairing!), id, {
-        onProgress: (progress) => this.tell(id, { kind: 'sending', progress }),
+        onProgress: (progress) => this.progressed(id, progress),
       });
       this.states.delete(id);
     } catch (error) {
@@ -68,8 +70,11 @@ export class UploadManager {
     }
   }
 
-  private tell(id: string, state: UploadState): void {
-    this.states.set(id, state);
+  private progressed(id: string, progress: UploadProgress): void {
+    this.states.set(id, { kind: 'sending', progress });
+    const now = performance.now();
+    if (progress.waiting === '' && now - this.lastTold < TELL_MS) return;
+    this.lastTold = now;
     this.listeners.forEach((listener) => listener());
   }
 }
