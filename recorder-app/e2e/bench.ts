@@ -14,6 +14,7 @@ const [server, photos] = [process.argv[2]!, Number(process.argv[3] ?? 300)];
 const RATE_S = 8; // how long a frame rate is measured
 const STEP_MS = 350; // the app takes no two photos within 300 ms
 const LARGE = { width: 1080, height: 2160 }; // what ARCore's camera stream in full HD gives a screen of this shape
+const NOISE = 0.06; // uniform, so a deviation of 4 of 255: what a phone's sensor shows indoors
 const LIMIT_MS = 150_000;
 const PARALLEL = 3;
 const BATCH = 12;
@@ -92,7 +93,10 @@ async function record(page: Page) {
   const taken = await photosKept(page);
 
   // The rest in full size, which the CPU here is too slow to draw at a phone's rate: memory and bytes are the same.
-  await page.evaluate((size) => (window.emulator.camera = size), LARGE);
+  await page.evaluate(([size, noise]) => Object.assign(window.emulator, { camera: size, noise }), [
+    LARGE,
+    NOISE,
+  ] as const);
   let peak = 0;
   const deadline = Date.now() + LIMIT_MS + 3000 * photos;
   for (let count = taken; count < photos; count = await photosKept(page)) {

@@ -35,6 +35,8 @@ class Emulator {
   readonly markers = MARKERS;
   tracked = true;
   light = 1;
+  /** Of the sensor: see the scene's. */
+  noise = 0;
   /** Whether somebody has turned the part over. */
   turned = false;
   /** Of the camera's images, pixels: the shape of the screen, as Chrome's are. */
@@ -164,6 +166,7 @@ class Emulator {
     let scene = this.scenes.get(gl);
     if (scene === undefined) this.scenes.set(gl, (scene = new Scene(gl)));
     scene.light = this.light;
+    scene.noise = this.noise;
     scene.turned = this.turned;
     const projection = mat4.clone(session[P_SESSION].getProjectionMatrix('left'));
     projection[8] += SHIFT.x;

@@ -24,7 +24,7 @@ void main() {
   gl_Position = clipFromWorld * vec4(world, 1.);
 }`;
 const FRAGMENT = `#version 300 es
-precision highp float; in vec3 own, ownNormal, n; uniform vec3 color; uniform int kind; uniform float light; uniform sampler2D grain;
+precision highp float; in vec3 own, ownNormal, n; uniform vec3 color; uniform int kind; uniform float light, noise; uniform sampler2D grain;
 out vec4 pixel;
 void main() {
   vec3 c = color;
@@ -38,7 +38,8 @@ void main() {
     float sun = .45 + .55 * max(0., dot(normalize(n), normalize(vec3(.4, .8, .3))));
     c = color * (.35 + .9 * texture(grain, 2.3 * face).r) * sun;
   }
-  pixel = vec4(c * light, 1.);
+  float random = fract(sin(dot(gl_FragCoord.xy, vec2(12.9898, 78.233))) * 43758.5453);
+  pixel = vec4(c * light + noise * (random - .5), 1.);
 }`;
 const GRAIN = 512; // pixels of the square that is repeated over a metre
 
@@ -93,6 +94,8 @@ interface Shape {
 export class Scene {
   /** 1 in good light. */
   light = 1;
+  /** Of a sensor, as a share of white, from side to side: it makes photos as large as those of a phone. */
+  noise = 0;
   /** Whether the part lies upside down. */
   turned = false;
   private readonly program: WebGLProgram;
@@ -140,6 +143,7 @@ export class Scene {
     gl.bindTexture(gl.TEXTURE_2D, this.grain);
     gl.uniformMatrix4fv(this.uniform('clipFromWorld'), false, clipFromWorld);
     gl.uniform1f(this.uniform('light'), this.light);
+    gl.uniform1f(this.uniform('noise'), this.noise);
     this.put(this.shapes.box, 1, [0, -0.01, 0], [6, 0.02, 6], [0, 0, 0]);
     for (const { along, at, size, color } of PART) this.put(this.shapes[along], 2, at, size, color, this.turned);
     for (const [i, { at, color }] of MARKERS.entries()) {
