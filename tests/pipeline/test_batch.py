@@ -1,6 +1,8 @@
 """Which captures of a night are selected."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -72,3 +74,13 @@ def test_any_number_of_captures_is_split_into_less_than_airflow_maps() -> None:
     assert max(map(len, parts)) <= CHUNK
     assert CHUNK * 1024 >= 500_000  # captures a night, with Airflow's default of core.max_map_length
     assert list(chunks([])) == []
+
+
+def test_a_night_of_five_thousand_is_chosen_from_in_little_memory() -> None:
+    """In a process of its own, as Airflow's task is; the time is only printed."""
+    command = [sys.executable, "-m", "scan2twin", "benchmark", "night", "--captures", "5000", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    figures = json.loads(done.stdout[done.stdout.index("{") :])
+    print(figures)
+    assert (figures["captures"], figures["left"]) == (5000, 0)
+    assert figures["memory_mb"] < 300
