@@ -27,8 +27,10 @@ for image in "${images[@]}"; do
   tag=localhost/scan2twin/$image
   base=$BASE
   [ "$image" != airflow ] || base=localhost/scan2twin/preprocessing
-  podman build --network=host --format=docker "${options[@]}" --build-arg=BASE="$base" \
-    --build-arg=COMMIT="$(git rev-parse HEAD)" --file="images/$image/Dockerfile" --tag="$tag" .
+  # Podman 4 does not find a stage whose name has an argument in it.
+  sed 's/nvdiffrast-${NVDIFFRAST}/nvdiffrast-0/' "images/$image/Dockerfile" |
+    podman build --network=host --format=docker "${options[@]}" --build-arg=BASE="$base" \
+      --build-arg=COMMIT="$(git rev-parse HEAD)" --file=- --tag="$tag" .
   as_a_pod --entrypoint=python "$tag" -c '
 import json
 from importlib.metadata import distributions
