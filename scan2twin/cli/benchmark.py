@@ -97,7 +97,7 @@ def night(
     """Measure how a night's captures are chosen: time and memory."""
     from scan2twin.orchestration_benchmark import benchmark_night
 
-    _print_figures("captures of a night, without a model", benchmark_night(captures), json_)
+    _print_figures("choosing the captures of a night", benchmark_night(captures), json_)
 
 
 @app.command("reconstruct")
