@@ -40,12 +40,12 @@ def contact_sheet(params: Any) -> str:
     # Imported where they are needed: they bring the store's client along.
     from scan2twin.config import resolve_config
     from scan2twin.errors import MissingArtifactError
-    from scan2twin.runner import committed_output
+    from scan2twin.runner import committed_outputs
     from scan2twin.store import open_store
     from scan2twin.store.s3 import S3Store
 
     store, config = open_store(), resolve_config(params["preset"], params["overrides"])
-    found = committed_output(store, params["capture_id"], config, "mask")
+    found = committed_outputs(store, params["capture_id"], config, ["mask"])["mask"]
     if found is None:
         raise MissingArtifactError(
             f"capture {params['capture_id']!r} has no masks of preset {params['preset']} any more; clear the task mask"

@@ -26,7 +26,7 @@ from plugins.views import ViewHost
 from scan2twin.capture.models import CAPTURE_ID_PATTERN
 from scan2twin.config import Preset, resolve_config
 from scan2twin.errors import ConfigError, StoreError
-from scan2twin.runner import committed_output
+from scan2twin.runner import committed_outputs
 from scan2twin.store import ArtifactStore, open_store
 from scan2twin.store.s3 import S3Store
 
@@ -137,7 +137,7 @@ def stage_output(store: ArtifactStore, run: Run, stage: str) -> str | None:
         config = resolve_config(run.preset, dict(run.overrides))
     except ValueError as error:  # no such preset
         raise ConfigError(f"run {run.run_id}: {error}") from None
-    found = committed_output(store, run.capture_id, config, stage)
+    found = committed_outputs(store, run.capture_id, config, [stage])[stage]
     return found and f"{found[0]}/{found[1].attempt}"
 
 

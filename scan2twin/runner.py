@@ -127,17 +127,20 @@ def output_folder(capture_id: str, stage: Stage, stage_fingerprint: str) -> str:
     return f"{ARTIFACTS}/{capture_id}/{stage.name}/{stage_fingerprint}"
 
 
-def committed_output(
-    store: ArtifactStore, capture_id: str, config: PipelineConfig, name: str
-) -> tuple[str, Manifest] | None:
-    """Return the folder of the stage `name` and the manifest of what it left there; None if it has not ended.
+def committed_outputs(
+    store: ArtifactStore, capture_id: str, config: PipelineConfig, names: Sequence[str]
+) -> dict[str, tuple[str, Manifest] | None]:
+    """Return for each stage in `names` its folder and the manifest of what it left there; None if it has not ended.
 
     Raises MissingArtifactError if there is no such capture.
     """
     known = fingerprints(find_capture(store, capture_id), config)
-    folder = output_folder(capture_id, stages.stage_named(name), known[name])
-    manifest = read_manifest(store, folder)
-    return None if manifest is None else (folder, manifest)
+    found: dict[str, tuple[str, Manifest] | None] = {}
+    for name in names:
+        folder = output_folder(capture_id, stages.stage_named(name), known[name])
+        manifest = read_manifest(store, folder)
+        found[name] = None if manifest is None else (folder, manifest)
+    return found
 
 
 def fetch_outputs(
@@ -145,8 +148,7 @@ def fetch_outputs(
 ) -> StageInputs:
     """Write the committed outputs of the stages `names` below `target`. Raises MissingArtifactError."""
     folders = {}
-    for name in names:
-        found = committed_output(store, capture_id, config, name)
+    for name, found in committed_outputs(store, capture_id, config, names).items():
         if found is None:
             raise MissingArtifactError(
                 f"capture {capture_id!r} has no committed output of stage {name} under this configuration; run it first"

@@ -1,4 +1,5 @@
 import math
+import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,9 @@ from scan2twin.capture.models import (
 from scan2twin.capture.writer import write_capture
 
 MakeCapture = Callable[..., Path]
+
+# The background of a shell ignores SIGINT, and so would all that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def orbit_pose(angle: float) -> Pose:

@@ -7,6 +7,9 @@
 import { readdirSync, readFileSync } from 'node:fs';
 import { gzipSync } from 'node:zlib';
 import type { Page, Request } from 'playwright-core';
+import type { BundleFile } from '../src/capture/format';
+import type { SignedPut } from '../src/upload/api';
+import { BATCH, PARALLEL } from '../src/upload/queue';
 import { launch, PHONE, photosKept, withEmulatedPhone } from './browser';
 import { look, lookAway, place } from './walk';
 
@@ -16,22 +19,8 @@ const STEP_MS = 350; // the app takes no two photos within 300 ms
 const LARGE = { width: 1080, height: 2160 }; // what ARCore's camera stream in full HD gives a screen of this shape
 const NOISE = 0.06; // uniform, so a deviation of 4 of 255: what a phone's sensor shows indoors
 const LIMIT_MS = 150_000;
-const PARALLEL = 3;
-const BATCH = 12;
 const UPLINK = 1e6; // bytes/s of the network that is cut
 const FULL_SPEED = 0.75; // of the files are sent before that
-
-interface SignedPut {
-  readonly name: string;
-  readonly url: string;
-  readonly headers: Record<string, string>;
-}
-
-interface File {
-  readonly name: string;
-  readonly size: number;
-  readonly sha256: string;
-}
 
 async function post<T>(path: string, body: unknown, token = ''): Promise<T> {
   const headers = { 'Content-Type': 'application/json', Authorization: `Bearer ${token}` };
@@ -124,15 +113,15 @@ async function record(page: Page) {
 }
 
 /** The photos on the phone. */
-function kept(page: Page): Promise<File[]> {
+function kept(page: Page): Promise<BundleFile[]> {
   return page.evaluate(
     () =>
-      new Promise<File[]>((resolve) => {
+      new Promise<BundleFile[]>((resolve) => {
         const opened = indexedDB.open('scan2twin-recorder');
         opened.onsuccess = () => {
           const all = opened.result.transaction('frames').objectStore('frames').getAll();
           all.onsuccess = () => {
-            const frames = all.result as (Omit<File, 'name'> & { record: { file: string } })[];
+            const frames = all.result as (Omit<BundleFile, 'name'> & { record: { file: string } })[];
             resolve(frames.map(({ record, size, sha256 }) => ({ name: record.file, size, sha256 })));
           };
         };
@@ -141,7 +130,7 @@ function kept(page: Page): Promise<File[]> {
 }
 
 /** Bytes a second of files of these sizes sent by the bare browser: addresses signed before, three at a time. */
-async function rawRate(page: Page, files: readonly File[]): Promise<number> {
+async function rawRate(page: Page, files: readonly BundleFile[]): Promise<number> {
   const token = (await pair()).link.split('#pair=')[1]!;
   const id = `bench-${Date.now()}`;
   await post('captures', { capture_id: id, name: 'raw', recorded_at: new Date().toISOString() }, token);
@@ -182,7 +171,7 @@ const fetched = (page: Page): Promise<{ name: string; start: number; end: number
  * Upload with the app: the most as fast as it goes, the rest over a slow network that is cut once. Tells the bytes a
  * second of the first, and how many bytes of the rest went twice: of files under way at the cut, and of others.
  */
-async function upload(page: Page, files: readonly File[]) {
+async function upload(page: Page, files: readonly BundleFile[]) {
   const sizes = new Map(files.map(({ name, size }) => [name.split('/').at(-1)!, size]));
   const nameOf = (url: string): string => new URL(url).pathname.split('/').at(-1)!;
   await page.evaluate(() => {
@@ -244,7 +233,7 @@ async function upload(page: Page, files: readonly File[]) {
   };
 }
 
-function total(files: readonly File[]): number {
+function total(files: readonly BundleFile[]): number {
   return files.reduce((sum, { size }) => sum + size, 0);
 }
 

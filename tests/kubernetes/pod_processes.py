@@ -23,11 +23,6 @@ def timestamp(moment: datetime | None = None) -> str:
     return (moment or datetime.now(UTC)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _take_interrupts() -> None:
-    """Heed SIGINT also where the tests run in the background of a shell, which has its children ignore it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 class Container:
     """One container of a pod: its process, its log and its state as the API shows it."""
 
@@ -60,7 +55,7 @@ class Container:
         arguments = [self.localised(part) for part in (self.spec.get("command") or []) + (self.spec.get("args") or [])]
         self._process = await asyncio.create_subprocess_exec(
             *arguments, stdin=DEVNULL, stdout=PIPE, stderr=STDOUT, env=self._environment, cwd=folder,
-            start_new_session=True, preexec_fn=_take_interrupts,
+            start_new_session=True,
         )  # fmt: skip
         self.state = {"running": {"startedAt": timestamp()}}
         self._pump = asyncio.create_task(self._read())

@@ -298,11 +298,6 @@ def test_two_runs_at_once_end_with_one_output(world: World) -> None:
     assert all(run.skipped for run in world.run())
 
 
-def take_interrupts() -> None:
-    """Heed SIGINT also where the tests run in the background of a shell, which has its children ignore it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize(
     ("stage", "how"),
     [*((name, signal.SIGKILL) for name in NAMES), ("condition", signal.SIGTERM), ("export", signal.SIGINT)],
@@ -310,7 +305,7 @@ def take_interrupts() -> None:
 def test_a_run_stopped_in_any_stage_goes_on_from_there(world: World, stage: str, how: signal.Signals) -> None:
     with subprocess.Popen(
         world.command(), env=world.environment(**{HOLD_VARIABLE: stage}), stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True, preexec_fn=take_interrupts,
+        stderr=subprocess.DEVNULL, text=True,
     ) as run:  # fmt: skip
         assert run.stdout is not None
         assert run.stdout.readline() == "holding\n"

@@ -3,9 +3,9 @@ import { captureDocument, type BundleFile } from '../capture/format';
 import { listFiles, type Database, type StoredFrame } from '../storage/database';
 import { TemporaryError, type Completion, type IngestApi, type SignedPut } from './api';
 
-const BATCH = 12; // addresses signed at once; they hold for minutes only
+export const BATCH = 12; // addresses signed at once; they hold for minutes only
 const SIGN_AHEAD = 6; // files left to send when the next batch is signed and read, so that none waits for that
-const PARALLEL = 3; // more does not fill a phone's uplink any better
+export const PARALLEL = 3; // more does not fill a phone's uplink any better
 const FIRST_DELAY_MS = 500;
 const MAX_DELAY_MS = 30_000;
 const MAX_REPAIRS = 3; // rounds in which the server finds damaged files before something else must be wrong
